@@ -1,0 +1,11 @@
+"""nclib: measure, attack, train and look into networks whose last layer collapses to a simplex."""
+
+from .attacks import dlr, gaussian_noise, margin, pgd, robust_accuracy, sign_noise, sphere_noise, withstands
+from .compute import choose
+from .data import load, pixels
+from .layers import collapse, features, first_pass, layer_names, ncc_head, propagate
+from .measures import ClassMeans, class_means, cosines, equiangle, equinorm, leap_matrix, measure, similarity
+from .models import build
+from .recipe import Recipe
+from .train import Run, fit
+from .views import View, views

@@ -1,0 +1,247 @@
+"""Attacks on a callable that maps pixels in [0, 1] to logits: start, step, project.
+
+Everything works on the perturbation delta; x + delta never leaves the box. Gradients go to the input
+only, and a model is handed back as it came: modes, flags, gradients, batch-norm statistics.
+"""
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from math import inf
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+NORMS = ("linf", "l2")
+STARTS = ("uniform", "radial", "gaussian", None)
+
+
+# Losses: logits (N, C), labels (N,) -> (N,), larger for a worse model.
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """Largest other logit minus the label's: positive where the model errs (Carlini & Wagner 2017)."""
+    own = logits.gather(1, y[:, None]).squeeze(1)
+    return logits.scatter(1, y[:, None], -inf).amax(1) - own
+
+
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """Difference of logits ratio (Croce & Hein 2020, eq. 6): the margin, blind to the logits' scale.
+
+    Divides by first minus third logit; with two classes, where there is no third, by first minus second.
+    """
+    ranked = logits.topk(min(3, logits.shape[1]), dim=1).values
+    return margin(logits, y) / (ranked[:, 0] - ranked[:, -1]).clamp_min(1e-12)
+
+
+def kl(logits: Tensor, reference: Tensor) -> Tensor:
+    """KL(softmax(reference) || softmax(logits)), the divergence of TRADES (Zhang et al. 2019, eq. 5)."""
+    return F.kl_div(F.log_softmax(logits, 1), F.softmax(reference, 1), reduction="none").sum(1)
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ce": cross_entropy, "margin": margin, "dlr": dlr, "kl": kl}
+
+
+def check_attack(epsilon, norm: str = "linf", loss: str = "ce", start: str | None = "uniform", steps: int = 1) -> None:
+    """One clear ValueError for a budget, norm, loss, start or step count that means nothing."""
+    for name, value, choices in (("norm", norm, NORMS), ("loss", loss, LOSSES), ("start", start, STARTS)):
+        if value not in choices:
+            raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(map(str, choices))}")
+    if not bool((torch.as_tensor(epsilon) >= 0).all()):
+        raise ValueError(f"epsilon must be 0 or more, not {epsilon}")
+    if steps < 0:
+        raise ValueError(f"steps must be 0 or more, not {steps}")
+
+
+def pgd(
+    model: Callable[[Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
+    epsilon: float | Tensor = 8 / 255,
+    step: float | Tensor = 2 / 255,
+    steps: int = 10,
+    norm: str = "linf",
+    targeted: bool = False,
+    loss: str = "ce",
+    start: str | None = "uniform",
+    generator: Generator | None = None,
+    mode: str | None = None,
+) -> Tensor:
+    """Projected gradient descent (Madry et al. 2018): maximise a loss in an epsilon-ball around x.
+
+    Parameters
+    ----------
+    model : pixels (N, C, H, W) in [0, 1] to logits (N, classes). y : labels (N,), the targets where
+        ``targeted``; unused by ``loss="kl"``, which moves away from the model's output at x.
+    epsilon, step : in pixel units, a number or one per sample (N,); ``norm`` "linf" or "l2".
+    start : "uniform" in the ball; "radial", a random direction of uniform length (the authors' l2
+        start, dense near x); "gaussian", 0.001 N(0, I) (TRADES); None, at x.
+    mode : None leaves the model's mode and statistics alone; "eval" or "train" sets that mode during
+        the attack (batch-norm statistics then move in "train") and puts the old one back.
+
+    Returns a new tensor (N, C, H, W) within epsilon of x and within [0, 1]; x itself if epsilon is 0.
+    Raises ValueError for an unknown norm, loss, start or mode, and for epsilon < 0.
+    """
+    check_attack(epsilon, norm, loss, start, steps)
+    if not x.is_floating_point():
+        raise ValueError(f"x must be float pixels in [0, 1], not {x.dtype}; see nclib.pixels")
+    if not torch.is_tensor(epsilon) and epsilon == 0:
+        return x
+    x = x.detach()
+    epsilon, step = _per_sample(epsilon, x), _per_sample(step, x)
+    value, sign = LOSSES[loss], -1.0 if targeted else 1.0
+    with model_mode(model, mode), torch.enable_grad():
+        if loss == "kl":
+            with torch.no_grad():
+                y = model(x)
+        delta = project(_start(x, epsilon, norm, start, generator), x, epsilon, norm)
+        for _ in range(steps):
+            delta.requires_grad_()
+            # The losses add up over samples, so each sample gets its own gradient.
+            (gradient,) = torch.autograd.grad(value(_upcast(model(x + delta)), y).sum(), delta)
+            delta = project(delta.detach() + sign * step * _direction(gradient, norm), x, epsilon, norm)
+    return (x + delta).clamp(0, 1)
+
+
+def project(delta: Tensor, x: Tensor, epsilon: Tensor, norm: str) -> Tensor:
+    """The nearest perturbation in the epsilon-ball, then the one in it that keeps x + delta in [0, 1]."""
+    if norm == "linf":
+        delta = delta.clamp(-epsilon, epsilon)
+    else:
+        delta = delta * (epsilon / _length(delta).clamp_min(1e-30)).clamp(max=1)
+    return (x + delta).clamp(0, 1) - x
+
+
+def _start(x: Tensor, epsilon: Tensor, norm: str, start: str | None, generator: Generator | None) -> Tensor:
+    if start is None:
+        return torch.zeros_like(x)
+    if start == "gaussian":
+        return 0.001 * torch.empty_like(x).normal_(generator=generator)
+    if start == "uniform" and norm == "linf":
+        return epsilon * torch.empty_like(x).uniform_(-1, 1, generator=generator)
+    direction = torch.empty_like(x).normal_(generator=generator)
+    radius = torch.empty_like(epsilon.expand(len(x), *[1] * (x.ndim - 1))).uniform_(generator=generator)
+    if start == "uniform":
+        radius = radius ** (1 / x[0].numel())
+    return epsilon * radius * _direction(direction, norm)
+
+
+def _direction(gradient: Tensor, norm: str) -> Tensor:
+    if norm == "linf":
+        return gradient.sign()
+    # Scale by the largest entry first: squares of a saturated network's gradient underflow.
+    gradient = gradient / gradient.abs().flatten(1).amax(1).view(-1, *[1] * (gradient.ndim - 1)).clamp_min(1e-38)
+    return gradient / _length(gradient).clamp_min(1e-30)
+
+
+def _upcast(logits: Tensor) -> Tensor:
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+
+
+def _length(v: Tensor) -> Tensor:
+    return v.flatten(1).norm(dim=1).view(-1, *[1] * (v.ndim - 1))
+
+
+def _per_sample(value: float | Tensor, x: Tensor) -> Tensor:
+    value = torch.as_tensor(value, dtype=x.dtype, device=x.device)
+    return value.view(-1, *[1] * (x.ndim - 1))
+
+
+@contextmanager
+def model_mode(model, mode: str | None = None):
+    """Run a model in "eval" or "train" mode and hand every module back in the mode it had.
+
+    None changes no mode, and restores the batch-norm statistics that forwards in train mode move.
+    """
+    if mode not in (None, "eval", "train"):
+        raise ValueError(f"unknown mode {mode!r}; choose one of eval, train, None")
+    if not isinstance(model, nn.Module):
+        yield
+        return
+    modes = {module: module.training for module in model.modules()}
+    kept = [] if mode or not any(modes.values()) else [(b, b.clone()) for b in model.buffers()]
+    try:
+        if mode:
+            model.train(mode == "train")
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        with torch.no_grad():
+            for buffer, before in kept:
+                buffer.copy_(before)
+
+
+def sign_noise(x: Tensor, epsilon: float, generator: Generator | None = None) -> Tensor:
+    """x + epsilon * sign(N(0, I)), clipped to [0, 1]: a corner of the l-infinity ball, chosen blindly."""
+    return (x + epsilon * torch.empty_like(x).normal_(generator=generator).sign()).clamp(0, 1)
+
+
+def gaussian_noise(x: Tensor, epsilon: float, generator: Generator | None = None) -> Tensor:
+    """x + epsilon * N(0, I), clipped to [0, 1]; epsilon is the standard deviation of a pixel."""
+    return (x + epsilon * torch.empty_like(x).normal_(generator=generator)).clamp(0, 1)
+
+
+def sphere_noise(x: Tensor, epsilon: float, generator: Generator | None = None) -> Tensor:
+    """x plus noise of l2 length epsilon in a random direction, clipped: the l2 attack's equal in size."""
+    noise = torch.empty_like(x).normal_(generator=generator)
+    return (x + epsilon * noise / _length(noise)).clamp(0, 1)
+
+
+def unit_logits(model: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The model with every sample's logits scaled to a range of 10: same decisions, no saturation."""
+
+    def scaled(x: Tensor) -> Tensor:
+        logits = model(x)
+        spread = (logits.amax(1, keepdim=True) - logits.amin(1, keepdim=True)).detach()
+        return 10 * logits / spread.clamp_min(torch.finfo(logits.dtype).tiny)
+
+    return scaled
+
+
+def withstands(
+    model: Callable[[Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
+    epsilon: float = 8 / 255,
+    norm: str = "linf",
+    steps: int = 20,
+    targets: int = 9,
+    generator: Generator | None = None,
+    batch: int = 512,
+) -> Tensor:
+    """Which samples keep their label under every one of several attacks: (N,) bool.
+
+    Cross-entropy on logits of unit range, DLR, and a targeted margin sweep over the ``targets``
+    likeliest other classes, each tried on what is still standing. None of them sees the scale of the
+    logits, so terminal-phase training cannot hide behind saturation.
+    """
+    check_attack(epsilon, norm)
+    scaled = unit_logits(model)
+    options = dict(epsilon=epsilon, step=2.5 * epsilon / steps, steps=steps, norm=norm, generator=generator)
+    with model_mode(model, "eval"), torch.no_grad():
+        return torch.cat([_survivors(scaled, a, b, targets, options) for a, b in zip(x.split(batch), y.split(batch))])
+
+
+def _survivors(model, x: Tensor, y: Tensor, targets: int, options: dict) -> Tensor:
+    logits = model(x)
+    standing = logits.argmax(1) == y
+    others = logits.scatter(1, y[:, None], -inf).topk(min(targets, logits.shape[1] - 1), dim=1).indices
+    attempts = [("ce", None), ("dlr", None)] + [("margin", others[:, k]) for k in range(others.shape[1])]
+    for loss, target in attempts:
+        left = standing.nonzero().flatten()
+        if not len(left):
+            break
+        goal = y[left] if target is None else target[left]
+        adversarial = pgd(model, x[left], goal, loss=loss, targeted=target is not None, **options)
+        standing[left] = model(adversarial).argmax(1) == y[left]
+    return standing
+
+
+def robust_accuracy(model, x: Tensor, y: Tensor, epsilon: float = 8 / 255, norm: str = "linf", **options) -> float:
+    """Share of samples that keep their label under the worst of several attacks (see ``withstands``)."""
+    if not len(x):
+        raise ValueError("no samples to attack")
+    return float(withstands(model, x, y, epsilon, norm, **options).float().mean())

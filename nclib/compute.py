@@ -1,0 +1,59 @@
+"""Where and in what precision to compute: chosen once, with the reason."""
+
+import warnings
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A device, the precision of training and attacks on it, and why. Measures are always float32."""
+
+    device: torch.device
+    dtype: torch.dtype
+    reason: str
+
+    def autocast(self):
+        """A context in which forward passes run in ``dtype``."""
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+    def lay_out(self, tensor_or_model):
+        """Put a model or images on the device, channels last where bfloat16 convolutions want it."""
+        memory = torch.preserve_format if self.dtype == torch.float32 else torch.channels_last
+        if isinstance(tensor_or_model, torch.Tensor) and tensor_or_model.ndim != 4:
+            memory = torch.preserve_format
+        return tensor_or_model.to(self.device, memory_format=memory)
+
+
+def choose(precision: str = "auto", device: str | torch.device | None = None, side: int = 32) -> Compute:
+    """Pick device and precision. ``side`` is the image side: on a CPU bfloat16 gains from 16 pixels on.
+
+    Raises ValueError for a CUDA device that is not there.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {str(device)!r} asked for, but torch finds no CUDA device; choose cpu")
+    if precision != "auto":
+        return Compute(device, getattr(torch, precision), "as asked")
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Compute(device, torch.bfloat16, "this GPU multiplies bfloat16 natively")
+        return Compute(device, torch.float32, "this GPU has no bfloat16 units")
+    if side < 16:
+        return Compute(device, torch.float32, "images this small gain nothing from bfloat16 on a CPU")
+    if _cpu_has_bf16():
+        return Compute(device, torch.bfloat16, "this CPU has bfloat16 units")
+    return Compute(device, torch.float32, "this CPU has no bfloat16 units")
+
+
+def _cpu_has_bf16() -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        capabilities = torch.backends.cpu.get_cpu_capability()
+        return "AVX512" in capabilities and torch.cpu._is_avx512_bf16_supported()

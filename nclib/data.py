@@ -1,0 +1,171 @@
+"""Data sets as tensors: images kept as they are stored, converted to [0, 1] by the batch."""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "imagenette")
+
+_STATISTICS = {  # per-channel mean and standard deviation of the training pixels
+    "digits": ((0.3054,), (0.3763,)),
+    "mnist": ((0.1307,), (0.3081,)),
+    "fashion_mnist": ((0.2860,), (0.3530,)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "imagenette": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images (N, C, H, W), uint8 or float in [0, 1], with labels (N,) int64. Unpacks as a pair."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __iter__(self):
+        return iter((self.images, self.labels))
+
+    def __len__(self):
+        return len(self.labels)
+
+    def to(self, device) -> "Split":
+        return Split(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A training and a test split, with what a model needs to know of them."""
+
+    name: str
+    train: Split
+    test: Split
+    class_names: tuple[str, ...]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one image."""
+        return tuple(self.train.images.shape[1:])
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        return _STATISTICS[self.name][0]
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        return _STATISTICS[self.name][1]
+
+    def to(self, device) -> "Dataset":
+        """The same data set on another device (one copy; batches are cut there)."""
+        return replace(self, train=self.train.to(device), test=self.test.to(device))
+
+
+def pixels(images: Tensor) -> Tensor:
+    """Images as float32 in [0, 1]: uint8 is divided by 255, floats pass through."""
+    return images.float().div(255) if images.dtype == torch.uint8 else images
+
+
+def load(name: str, root: str | Path | None = None, per_class: int | None = None, seed: int = 0) -> Dataset:
+    """Load a data set whole, or a class-balanced subset of its training split.
+
+    Parameters
+    ----------
+    name : one of ``DATASETS``. ``digits`` (1,797 real 8x8 digits) comes with scikit-learn; the
+        others are read, or downloaded once, through torchvision.
+    root : folder of the files; else the variable ``NCLIB_DATA``, else ``~/.cache/nclib``.
+    per_class : training images kept of each class, drawn by ``seed``; None keeps all.
+
+    Raises
+    ------
+    ValueError for an unknown name or more images than a class has; FileNotFoundError, in one line,
+    where files are missing and cannot be fetched.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"unknown dataset {name!r}; choose one of {', '.join(DATASETS)}")
+    if name == "digits":
+        data = _digits()
+    else:
+        explicit = root or os.environ.get("NCLIB_DATA")
+        if explicit and not Path(explicit).is_dir():
+            raise FileNotFoundError(f"data folder {str(explicit)!r} does not exist; make it, or unset NCLIB_DATA")
+        data = _torchvision(name, Path(explicit or Path.home() / ".cache" / "nclib"))
+    return data if per_class is None else replace(data, train=_balanced(data, per_class, seed))
+
+
+def _balanced(data: Dataset, per_class: int, seed: int) -> Split:
+    images, labels = data.train
+    smallest = int(labels.bincount(minlength=data.num_classes).min())
+    if not 0 < per_class <= smallest:
+        raise ValueError(f"per_class={per_class} with {data.name}: its smallest class has {smallest} training images")
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    kept = torch.cat([order[labels[order] == c][:per_class] for c in range(data.num_classes)]).sort().values
+    return Split(images[kept], labels[kept])
+
+
+def _digits() -> Dataset:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    bunch = load_digits()
+    images = torch.tensor(bunch.images / 16.0, dtype=torch.float32)[:, None]
+    labels = torch.tensor(bunch.target, dtype=torch.int64)
+    train, test = train_test_split(range(len(labels)), test_size=0.2, random_state=0, stratify=bunch.target)
+    return Dataset(
+        "digits",
+        Split(images[train], labels[train]),
+        Split(images[test], labels[test]),
+        tuple(str(c) for c in bunch.target_names),
+    )
+
+
+def _torchvision(name: str, root: Path) -> Dataset:
+    if name == "imagenette":
+        return _imagenette(root)
+    import torchvision.datasets as tv
+
+    source = {"mnist": tv.MNIST, "fashion_mnist": tv.FashionMNIST, "cifar10": tv.CIFAR10, "cifar100": tv.CIFAR100}[name]
+    splits = []
+    for train in (True, False):
+        try:
+            splits.append(source(root, train=train, download=False))
+        except RuntimeError:
+            try:
+                splits.append(source(root, train=train, download=True))
+            except Exception as error:
+                folder = root / getattr(source, "base_folder", f"{source.__name__}/raw")
+                raise FileNotFoundError(
+                    f"{name}: files missing or damaged in {folder} and the download failed"
+                    f" ({type(error).__name__}); put torchvision's {source.__name__} files there or set NCLIB_DATA"
+                ) from None
+    return Dataset(name, *(_as_split(s) for s in splits), tuple(splits[0].classes))
+
+
+def _as_split(split) -> Split:
+    images = torch.as_tensor(split.data)
+    images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
+    return Split(images, torch.as_tensor(split.targets, dtype=torch.int64))
+
+
+def _imagenette(root: Path, side: int = 160) -> Dataset:
+    from torchvision.datasets import Imagenette
+    from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize
+
+    splits = []
+    for train in ("train", "val"):
+        try:
+            folder = Imagenette(root, split=train, size=f"{side}px", download=not (root / f"imagenette2-{side}").exists())
+        except Exception as error:
+            raise FileNotFoundError(
+                f"imagenette: no folder {root / f'imagenette2-{side}'} and the download failed"
+                f" ({type(error).__name__}); unpack the {side} px archive there or set NCLIB_DATA"
+            ) from None
+        images = [center_crop(resize(pil_to_tensor(image), [side]), [side, side]) for image, _ in folder]
+        splits.append(Split(torch.stack(images), torch.tensor([label for _, label in folder])))
+    return Dataset("imagenette", *splits, tuple(names[0] for names in folder.classes))

@@ -1,0 +1,120 @@
+"""The paper's networks as a walk of named stages: normalize -> stem -> ... -> features -> head.
+
+Every network is one ``nn.Sequential``. Its first stage normalises, so attacks live in pixel space;
+its last two are ``features`` (N, d), non-negative after a ReLU and average pooling, and the linear
+``head``. Layer propagation is a walk over its children.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Normalize(nn.Module):
+    """(x - mean) / std by channel, for pixels in [0, 1]."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+
+class PreActBlock(nn.Module):
+    """x + conv(relu(bn(conv(relu(bn(x)))))), the identity kept clear (He et al. 2016, Figure 4e)."""
+
+    def __init__(self, inside: int, outside: int, stride: int = 1, preactivate: bool = True):
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inside) if preactivate else None
+        self.conv1 = nn.Conv2d(inside, outside, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outside)
+        self.conv2 = nn.Conv2d(outside, outside, 3, 1, 1, bias=False)
+        same = stride == 1 and inside == outside
+        self.shortcut = None if same else nn.Conv2d(inside, outside, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = x if self.bn1 is None else self.bn1(x).relu()
+        skip = x if self.shortcut is None else self.shortcut(a)
+        return skip + self.conv2(self.bn2(self.conv1(a)).relu())
+
+
+def _features(*before: nn.Module) -> nn.Sequential:
+    return nn.Sequential(*before, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def preactresnet(channels, num_classes, width, mean, std, blocks: Sequence[int], large: bool) -> nn.Sequential:
+    """Pre-activation ResNet of ``len(blocks)`` groups; width doubles and size halves from group to group."""
+    stages = OrderedDict(normalize=Normalize(mean, std))
+    if large:
+        stem = [nn.Conv2d(channels, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+        stages["stem"] = nn.Sequential(*stem)
+    else:
+        stages["stem"] = nn.Conv2d(channels, width, 3, 1, 1, bias=False)
+    inside = width
+    for group, count in enumerate(blocks):
+        for index in range(count):
+            first, outside = index == 0, width * 2**group
+            block = PreActBlock(inside, outside, 2 if first and group else 1, not (large and first and group == 0))
+            stages[f"block{len(stages) - 1}"] = block
+            inside = outside
+    stages["features"] = _features(nn.BatchNorm2d(inside), nn.ReLU())
+    stages["head"] = nn.Linear(inside, num_classes)
+    model = nn.Sequential(stages)
+    if large:  # the small network keeps torch's own initialisation, as the authors' does
+        _he_normal(model, "fan_out")
+    return model
+
+
+def vgg11(channels, num_classes, width, mean, std, large: bool) -> nn.Sequential:
+    """VGG-11 with batch norm and one linear layer on the pooled features."""
+    stages = OrderedDict(normalize=Normalize(mean, std))
+    inside, plan = channels, (1, "M", 2, "M", 4, 4, "M", 8, 8, "M", 8, 8)
+    for factor in plan:
+        if factor == "M":
+            pooled = nn.Sequential(*stages[f"block{len(stages) - 1}"], nn.MaxPool2d(2))
+            stages[f"block{len(stages) - 1}"] = pooled
+        else:
+            outside = width * factor
+            conv = nn.Conv2d(inside, outside, 3, padding=1)
+            stages[f"block{len(stages)}"] = nn.Sequential(conv, nn.BatchNorm2d(outside), nn.ReLU())
+            inside = outside
+    stages["features"] = _features(nn.MaxPool2d(2)) if large else _features()
+    stages["head"] = nn.Linear(inside, num_classes)
+    model = nn.Sequential(stages)
+    _he_normal(model, "fan_out" if large else "fan_in")
+    nn.init.normal_(model.head.weight, std=0.01)
+    nn.init.zeros_(model.head.bias)
+    return model
+
+
+def _he_normal(model: nn.Module, fan: str) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode=fan, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+ARCHITECTURES = {
+    "preactresnet8": lambda *a, large: preactresnet(*a, blocks=(1, 1, 1), large=large),
+    "preactresnet18": lambda *a, large: preactresnet(*a, blocks=(2, 2, 2, 2), large=large),
+    "vgg11": vgg11,
+}
+
+
+def build(architecture: str, shape, num_classes: int, mean, std, width: int = 64) -> nn.Sequential:
+    """A freshly initialised network for images of ``shape`` (channels, height, width).
+
+    Images above 64 pixels get the authors' ImageNette variant (a strided stem). Initialisation draws
+    from torch's global generator. Raises ValueError for an unknown architecture or too small an image.
+    """
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"unknown architecture {architecture!r}; choose one of {', '.join(ARCHITECTURES)}")
+    channels, height, _ = shape
+    if architecture == "vgg11" and height < 16:
+        raise ValueError(f"architecture 'vgg11' needs images of 16 pixels or more, not {height}")
+    return ARCHITECTURES[architecture](channels, num_classes, width, mean, std, large=height > 64)
