@@ -160,7 +160,9 @@ def _imagenette(root: Path, side: int = 160) -> Dataset:
     splits = []
     for train in ("train", "val"):
         try:
-            folder = Imagenette(root, split=train, size=f"{side}px", download=not (root / f"imagenette2-{side}").exists())
+            folder = Imagenette(
+                root, split=train, size=f"{side}px", download=not (root / f"imagenette2-{side}").exists()
+            )
         except Exception as error:
             raise FileNotFoundError(
                 f"imagenette: no folder {root / f'imagenette2-{side}'} and the download failed"

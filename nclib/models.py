@@ -50,7 +50,12 @@ def preactresnet(channels, num_classes, width, mean, std, blocks: Sequence[int],
     """Pre-activation ResNet of ``len(blocks)`` groups; width doubles and size halves from group to group."""
     stages = OrderedDict(normalize=Normalize(mean, std))
     if large:
-        stem = [nn.Conv2d(channels, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+        stem = [
+            nn.Conv2d(channels, width, 7, 2, 3, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.MaxPool2d(3, 2, 1),
+        ]
         stages["stem"] = nn.Sequential(*stem)
     else:
         stages["stem"] = nn.Conv2d(channels, width, 3, 1, 1, bias=False)

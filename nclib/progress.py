@@ -14,7 +14,9 @@ def progress(steps: Iterable, label: str, total: int) -> Iterable:
     """Iterate with a progress bar, where somebody watches."""
     if path := os.environ.get("NCLIB_LOG"):
         with open(path, "a") as file:
-            yield from tqdm(steps, label, total, initial=total - len(steps), file=file, leave=False, mininterval=1, ncols=79)
+            yield from tqdm(
+                steps, label, total, initial=total - len(steps), file=file, leave=False, mininterval=1, ncols=79
+            )
     else:
         watched = sys.stderr.isatty() or "ipykernel" in sys.modules
         yield from tqdm(steps, label, total, initial=total - len(steps), disable=not watched, leave=False)

@@ -8,7 +8,17 @@ from pathlib import Path
 
 import torch
 
-PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scikit-learn", "matplotlib", "seaborn", "papermill", "advertorch")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "pandas",
+    "scikit-learn",
+    "matplotlib",
+    "seaborn",
+    "papermill",
+    "advertorch",
+)
 
 
 def versions() -> dict[str, str]:
@@ -50,3 +60,11 @@ def device_name(device: str | torch.device = "cpu") -> str:
 def environment(device: str | torch.device = "cpu") -> dict:
     """Device, versions and commit, as they go into every record."""
     return {"device": device_name(device), "versions": versions(), "commit": commit()}
+
+
+def home() -> Path:
+    """The folder that holds ``runs``: ``NCLIB_HOME``, else the checkout around here, else here."""
+    if chosen := os.environ.get("NCLIB_HOME"):
+        return Path(chosen)
+    here = Path.cwd()
+    return next((p for p in (here, *here.parents) if (p / "nclib").is_dir() and (p / "book").is_dir()), here)

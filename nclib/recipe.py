@@ -104,10 +104,16 @@ class Recipe:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
+    def name(self) -> str:
+        """What the model is called in figures and records."""
+        if self.training == "trades":
+            return f"TRADES ({self.trades_batchnorm})"
+        return self.training if self.attack_batchnorm == "eval" else f"{self.training} (train-mode attack)"
+
+    @property
     def label(self) -> str:
-        """A short name for logs and legends."""
-        kind = f"trades ({self.trades_batchnorm})" if self.training == "trades" else self.training
-        return f"{kind} · {self.dataset} · {self.architecture} · seed {self.seed}"
+        """A line's worth of name, for logs."""
+        return f"{self.name} · {self.dataset} · {self.architecture} · seed {self.seed}"
 
 
 @cache
@@ -123,7 +129,12 @@ def _bare(source: str) -> str:
     tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+        ):
             node.body = body[1:] or [ast.Pass()]
     return ast.unparse(tree)
 

@@ -24,7 +24,7 @@ from .data import Dataset, load, pixels
 from .layers import collapse
 from .models import build
 from .progress import log, progress
-from .provenance import environment
+from .provenance import environment, home
 from .recipe import Recipe
 from .views import View, views
 
@@ -45,6 +45,11 @@ class Run:
     path: Path
 
     @property
+    def seconds(self) -> float:
+        """Seconds of training, measuring aside."""
+        return float(self.history[self.history.measure == "seconds"].value.max())
+
+    @property
     def epochs(self) -> list[int]:
         """The epochs that were measured, and whose weights were kept."""
         return sorted(int(e) for e in self.history.epoch.unique())
@@ -58,8 +63,10 @@ class Run:
         return model.to(next(self.model.parameters()).device).eval()
 
 
-def fit(recipe: Recipe, root: str | Path = "runs", device: str | None = None) -> Run:
+def fit(recipe: Recipe, root: str | Path | None = None, device: str | None = None) -> Run:
     """Train what the recipe says, or go on with it, or load it: ``root/<key>/`` holds every model once.
+
+    ``root`` is ``runs`` in the checkout unless given; ``device`` CUDA where there is one.
 
     Two processes that ask for one recipe train it once. A killed run goes on from its last state and ends,
     on a CPU, bit for bit where an uninterrupted one does. Damaged files are named and trained again.
@@ -67,7 +74,7 @@ def fit(recipe: Recipe, root: str | Path = "runs", device: str | None = None) ->
     Raises ValueError for bad data choices, FileNotFoundError for missing data files, FloatingPointError
     (naming epoch, step and learning rate) when the loss stops being finite, OSError when the disk is full.
     """
-    path = Path(root) / recipe.key
+    path = Path(root or home() / "runs") / recipe.key
     path.mkdir(parents=True, exist_ok=True)
     with _alone(path / "lock", recipe):
         compute = choose(recipe.precision, device, side=0 if recipe.dataset == "digits" else 32)

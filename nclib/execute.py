@@ -1,0 +1,248 @@
+"""Profiles, parameters and papermill: from chapter sources to executed copies to a site."""
+
+import ast
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import papermill
+import yaml
+
+from . import claims, records
+from .data import DATASETS
+from .provenance import home, versions
+
+LEDGER = "ledger"  # reads what the other chapters recorded, so it runs last
+
+
+class BookError(Exception):
+    """One clear line for the person at the terminal."""
+
+
+def book_folder() -> Path:
+    folder = home() / "book"
+    if not folder.is_dir():
+        raise BookError(f"no book folder in {home()}: run this inside the checkout, or set NCLIB_HOME")
+    return folder
+
+
+def chapters() -> list[str]:
+    """Names of the notebooks in ``_toc.yml``, in reading order."""
+    toc = yaml.safe_load((book_folder() / "_toc.yml").read_text())
+    files = [c["file"] for part in toc["parts"] for c in part["chapters"]]
+    return [name for name in files if (book_folder() / f"{name}.ipynb").exists()]
+
+
+def source(chapter: str) -> Path:
+    name = Path(chapter).stem
+    if name not in chapters():
+        raise BookError(f"unknown chapter {chapter!r}; choose one of {', '.join(chapters())}")
+    return book_folder() / f"{name}.ipynb"
+
+
+def defaults(notebook: Path) -> dict:
+    """The literals of a notebook's ``parameters`` cell (empty where it has none)."""
+    cells = nbformat.read(notebook, 4).cells
+    code = next((c.source for c in cells if "parameters" in c.metadata.get("tags", [])), "")
+    return {s.targets[0].id: ast.literal_eval(s.value) for s in ast.parse(code).body if isinstance(s, ast.Assign)}
+
+
+def profile_names() -> list[str]:
+    return sorted(file.stem for file in (home() / "profiles").glob("*.yml"))
+
+
+def read_profile(name: str) -> dict:
+    """A profile's parameters. BookError for an unknown profile, name, or type, or a data set that is not there."""
+    file = home() / "profiles" / f"{name}.yml"
+    if not file.exists():
+        raise BookError(f"unknown profile {name!r}; choose one of {', '.join(profile_names())}")
+    values = yaml.safe_load(file.read_text()) or {}
+    known = {}
+    for chapter in chapters():
+        known |= defaults(source(chapter))
+    check(values, known, f"profile {name}")
+    return values | {"profile": name}
+
+
+def check(values: dict, known: dict, where: str) -> None:
+    """Refuse an unknown parameter or a wrong type, naming the choices, before any work."""
+    for name, value in values.items():
+        if name not in known:
+            raise BookError(f"{where}: unknown parameter {name!r}; choose from {', '.join(sorted(known))}")
+        default = known[name]
+        accepted = (int, float) if type(default) is float else (type(default),)
+        if name == "per_class":
+            accepted = (int, type(None))
+        if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
+            raise BookError(f"{where}: {name} must be {type(default).__name__}, not {value!r}")
+        if name in ("epsilon", "step") and value < 0:
+            raise BookError(f"{where}: {name} must be 0 or more, not {value!r}")
+        if name == "dataset" and value not in DATASETS:
+            raise BookError(f"{where}: unknown dataset {value!r}; choose one of {', '.join(DATASETS)}")
+
+
+def parameters(chapter: str, profile: str, overrides: dict) -> dict:
+    """What papermill injects into one chapter: the profile's share of its parameters, then the overrides."""
+    known = defaults(source(chapter))
+    check(overrides, known, f"chapter {source(chapter).stem}")
+    values = {k: v for k, v in read_profile(profile).items() if k in known} | overrides
+    return {name: value for name, value in values.items() if value != known[name]}
+
+
+def execution_key(chapter: str, values: dict, place: Path) -> str:
+    """Hash of all that an executed copy depends on: source, parameters, library, data root, versions, records."""
+    library = sorted((Path(__file__).parent).glob("*.py"))
+    recorded = sorted([*(place / "records").glob("*.csv"), *(home() / "results").glob("*/records/*.csv")])
+    files = [source(chapter), *library, *(recorded if source(chapter).stem == LEDGER else [])]
+    digest = hashlib.sha256(json.dumps([values, versions(), os.environ.get("NCLIB_DATA")], sort_keys=True).encode())
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def run_chapter(chapter: str, profile: str, overrides: dict | None = None, output: Path | None = None) -> Path:
+    """Execute one chapter into ``_build/<profile>/pages`` (or ``output``); an unchanged one is not run twice.
+
+    Raises BookError with the cell's own error when a cell raises; the failed copy goes to ``failed/``.
+    """
+    name, place = source(chapter).stem, home() / "_build" / profile
+    values = parameters(chapter, profile, overrides or {})
+    page = output or place / "pages" / f"{name}.ipynb"
+    stamp = place / "stamps" / f"{page.stem}.json"
+    key = execution_key(chapter, values, place)
+    if output is None and page.exists() and stamp.exists() and json.loads(stamp.read_text())["key"] == key:
+        return page
+    failed = place / "failed" / f"{page.stem}.ipynb"
+    for folder in (page.parent, stamp.parent, failed.parent, place / "records"):
+        folder.mkdir(parents=True, exist_ok=True)
+    environment = {
+        "NCLIB_HOME": str(home()),
+        "NCLIB_RECORDS": str(place / "records") if output is None else str(page.parent),
+        "NCLIB_LOG": str(place / f"{name}.log"),
+    }
+    began = time.time()
+    (place / f"{name}.log").unlink(missing_ok=True)
+    os.environ.update(environment)
+    try:
+        papermill.execute_notebook(
+            source(chapter),
+            failed,
+            values,
+            kernel_name="python3",
+            cwd=book_folder(),
+            progress_bar=False,
+            log_output=False,
+        )
+    except papermill.PapermillExecutionError as error:
+        line = f"book/{name}.ipynb, cell {error.cell_index + 1}: {error.ename}: {error.evalue}"
+        raise BookError("\n".join(error.traceback[-1:]) + "\n" + line) from None
+    os.replace(failed, page)
+    stamp.write_text(json.dumps({"key": key, "seconds": round(time.time() - began, 1), "parameters": values}))
+    return page
+
+
+def run_all(profile: str, jobs: int) -> dict[str, float]:
+    """Execute every chapter, ``jobs`` at a time, each in a process of its own; seconds by chapter (0: unchanged)."""
+    read_profile(profile)
+    place = home() / "_build" / profile
+    queue = sorted((c for c in chapters() if c != LEDGER), key=_order)
+    seconds: dict[str, float] = {}
+    for wave in (queue, [LEDGER] if LEDGER in chapters() else []):
+        waiting, running = list(wave), {}
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                name = waiting.pop(0)
+                running[name] = (_start(name, profile, jobs), time.time())
+            time.sleep(0.2)
+            _show(place, running)
+            for name, (process, began) in list(running.items()):
+                if process.poll() is None:
+                    continue
+                del running[name]
+                if process.returncode:
+                    for other, _ in running.values():
+                        other.terminate()
+                    raise BookError(
+                        process.stderr.read().decode().strip() or f"{name}: process ended with {process.returncode}"
+                    )
+                stamp = json.loads((place / "stamps" / f"{name}.json").read_text())
+                fresh = (place / "stamps" / f"{name}.json").stat().st_mtime >= began
+                seconds[name] = stamp["seconds"] if fresh else 0.0
+                print(f"  {name:24s} {f'{seconds[name]:6.1f} s' if fresh else 'unchanged'}", flush=True)
+    return seconds
+
+
+def _order(chapter: str) -> int:
+    """Chapters that train longest start first (``nclib: {"order": n}`` in a notebook's metadata)."""
+    return nbformat.read(source(chapter), 4).metadata.get("nclib", {}).get("order", 9)
+
+
+def _start(chapter: str, profile: str, jobs: int) -> subprocess.Popen:
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // jobs))
+    environment = os.environ | {"OMP_NUM_THREADS": threads, "PYTHONPATH": str(home())}
+    command = [sys.executable, "-m", "nclib", "run", chapter, "--profile", profile]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+
+
+def _show(place: Path, running: dict) -> None:
+    """In a terminal, one moving line: the latest word of every running chapter."""
+    if not sys.stderr.isatty():
+        return
+    words = []
+    for name in running:
+        log = place / f"{name}.log"
+        last = log.read_text().replace("\r", "\n").strip().splitlines()[-1:] if log.exists() else []
+        words.append(f"{name}: {' '.join(last)[:60]}")
+    width = shutil.get_terminal_size().columns
+    print("\r" + " | ".join(words)[: width - 1].ljust(width - 1), end="\r", file=sys.stderr, flush=True)
+
+
+def render(profile: str) -> Path:
+    """Render the executed copies with Jupyter Book, warnings being errors. Returns the path of index.html."""
+    place = home() / "_build" / profile
+    pages, site = place / "pages", place / "site"
+    for file in book_folder().iterdir():
+        if file.is_dir():
+            shutil.copytree(file, pages / file.name, dirs_exist_ok=True)
+        elif file.suffix != ".ipynb":
+            shutil.copy2(file, pages / file.name)
+    config = home() / "_config.yml"
+    digest = hashlib.sha256(config.read_bytes())
+    for file in sorted(p for p in pages.rglob("*") if p.is_file() and "_build" not in p.parts):
+        digest.update(file.name.encode() + file.read_bytes())
+    stamp, index = place / "stamps" / "site.txt", site / "_build" / "html" / "index.html"
+    if index.exists() and stamp.exists() and stamp.read_text() == digest.hexdigest():
+        return index
+    shutil.rmtree(site, ignore_errors=True)
+    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(pages), "--config", str(config)]
+    command += ["--toc", str(pages / "_toc.yml"), "--path-output", str(site), "-W", "-n", "--keep-going", "-q"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        shutil.rmtree(site, ignore_errors=True)
+        wrong = [line for line in (done.stdout + done.stderr).splitlines() if "WARNING" in line or "ERROR" in line]
+        raise BookError(
+            "the site was not built:\n" + "\n".join(wrong or (done.stdout + done.stderr).splitlines()[-20:])
+        )
+    stamp.write_text(digest.hexdigest())
+    return index
+
+
+def book(profile: str, jobs: int | None = None) -> Path:
+    """The whole way: execute every chapter, render the site, print seconds, verdicts and the path."""
+    began = time.time()
+    jobs = jobs or max(1, min(2, os.cpu_count() or 1))
+    print(f"profile {profile}: {len(chapters())} chapters, {jobs} at a time", flush=True)
+    run_all(profile, jobs)
+    index = render(profile)
+    table = claims.ledger(records.load(home() / "_build" / profile / "records"))
+    print("\nclaims:")
+    for row in table.itertuples():
+        print(f"  {row.id:13s} {row.verdict:14s} {row.claim}")
+    print(f"\n{time.time() - began:.0f} s in all\n{index}")
+    return index

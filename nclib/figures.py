@@ -1,0 +1,209 @@
+"""The book's figures: one palette, one style, the same thing in the same colour everywhere.
+
+Takes data frames and numpy arrays only. Every function returns a matplotlib figure and leaves the
+title to the caption beside the cell.
+"""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+
+# Okabe and Ito's colours: told apart by the colour-blind and in grey print.
+BLUE, ORANGE, GREEN, PINK, SKY, RED, BLACK = (
+    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#333333",
+)  # fmt: skip
+COLORS = {
+    "clean": BLUE,
+    "untargeted": RED,
+    "targeted": PINK,
+    "adaptive": PINK,
+    "sign": GREEN,
+    "gaussian": ORANGE,
+    "sphere": SKY,
+    "standard": BLACK,
+    "adversarial": BLUE,
+    "adversarial (train-mode attack)": SKY,
+    "TRADES (fixed)": GREEN,
+    "TRADES (published)": ORANGE,
+    "network": BLUE,
+    "nearest class centre": RED,
+}
+NAMES = {
+    "nc1": "NC1, within-class variability",
+    "nc3": "NC3, self-duality gap",
+    "nc4": "NC4, disagreement with NCC",
+    "equinorm": "NC2 equinorm",
+    "equiangle": "NC2 equiangle",
+    "accuracy": "accuracy",
+    "loss": "cross-entropy",
+    "ncc_accuracy": "NCC accuracy",
+    "centers_ncc_accuracy": "NCC accuracy, clean training centres",
+    "centers_nc1": "NC1 about the clean centres",
+    "angle": "angle to the clean simplex (degrees)",
+    "cdnv": "CDNV",
+    "centers_leapt": "share closest to another vertex",
+}
+LOGARITHMIC = {"nc1", "nc1_per_class", "centers_nc1", "cdnv", "loss"}
+CLASS_COLORS = sns.color_palette("husl", 10)
+
+
+def use_style() -> None:
+    """Set the book's look: white ground (readable in dark mode), thin grid, no frame on top and right."""
+    sns.set_theme(
+        context="notebook",
+        style="whitegrid",
+        rc={
+            "figure.facecolor": "white",
+            "savefig.facecolor": "white",
+            "figure.dpi": 110,
+            "savefig.bbox": "tight",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "grid.linewidth": 0.5,
+            "grid.color": "#dddddd",
+            "font.size": 11,
+            "axes.titlesize": 11,
+            "legend.frameon": False,
+        },
+    )
+
+
+def panels(
+    frame: pd.DataFrame,
+    x: str,
+    measures: Sequence[str],
+    hue: str = "view",
+    style: str | None = "split",
+    columns: int = 3,
+    xlabel: str | None = None,
+    logx: bool = False,
+    linear: Sequence[str] = (),
+) -> plt.Figure:
+    """One small panel per measure of a tidy frame: value against ``x``, a band over seeds where there are several."""
+    rows = -(-len(measures) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(3.5 * columns, 2.7 * rows), squeeze=False, layout="constrained")
+    for axis, measure in zip(axes.flat, measures):
+        part = frame[frame.measure == measure]
+        sns.lineplot(
+            part, x=x, y="value", hue=hue, style=style, palette=_palette(frame[hue]), ax=axis,
+            marker="o", markersize=4, markeredgewidth=0, errorbar=("pi", 100), sort=not isinstance(part[x].iloc[0], str),
+        )  # fmt: skip
+        axis.set(xlabel=xlabel or x, ylabel="", title=NAMES.get(measure, measure))
+        if logx:
+            axis.set_xscale("symlog", linthresh=1, linscale=0.4)
+            axis.set_xlim(left=0)
+        if measure in LOGARITHMIC and measure not in linear and (part.value > 0).all():
+            axis.set_yscale("log")
+        else:
+            axis.set_ylim(bottom=min(0, part.value.min()))
+        if len(part[x].unique()) > 4 and isinstance(part[x].iloc[0], str):
+            axis.tick_params(axis="x", rotation=60)
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    for axis in axes.flat:
+        if axis.get_legend():
+            axis.get_legend().remove()
+    for axis in axes.flat[len(measures) :]:
+        axis.axis("off")
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6))
+    return figure
+
+
+def heatmap(matrix: np.ndarray, labels: Sequence[str], low: float, high: float, title: str = "", ax=None) -> plt.Figure:
+    """A class-by-class matrix with its numbers (those of at most 12 classes)."""
+    axis = ax or plt.subplots(figsize=(5.2, 4.4), layout="constrained")[1]
+    diverging = low < 0
+    sns.heatmap(
+        matrix, vmin=low, vmax=high, cmap="RdBu_r" if diverging else "Blues", square=True, ax=axis, cbar_kws={"shrink": 0.7},
+        annot=len(matrix) <= 12, fmt=".2f", annot_kws={"size": 7}, xticklabels=labels, yticklabels=labels,
+    )  # fmt: skip
+    axis.tick_params(labelsize=8, length=0)
+    axis.set_title(title)
+    return axis.figure
+
+
+class Plane:
+    """The plane through three points (3, d): origin at their centre, first axis towards the first of them."""
+
+    def __init__(self, three: np.ndarray):
+        self.origin = three.mean(0)
+        self.axes = np.linalg.qr((three - self.origin)[:2].T)[0]
+        self.axes *= np.sign(((three - self.origin)[:2] @ self.axes).diagonal())
+
+    def __call__(self, points: np.ndarray) -> np.ndarray:
+        """Orthogonal projection of (N, d) points: (N, 2)."""
+        return (points - self.origin) @ self.axes
+
+
+def filmstrip(frames: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]], labels: Sequence[str]) -> plt.Figure:
+    """Features of three classes in the plane of their means: frames of (title, points (N, 2), class 0..2, means (3, 2))."""
+    figure, axes = plt.subplots(1, len(frames), figsize=(2.3 * len(frames), 2.6), layout="constrained")
+    for axis, (title, points, classes, means) in zip(np.atleast_1d(axes), frames):
+        _cloud(axis, points, classes, means, labels)
+        axis.set_title(title)
+    handles, names = np.atleast_1d(axes)[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=3)
+    return figure
+
+
+def arrows(
+    before: np.ndarray, after: np.ndarray, classes: np.ndarray, means: np.ndarray, labels: Sequence[str]
+) -> plt.Figure:
+    """Arrows from clean to attacked features (N, 2) in the plane of three class means (3, 2)."""
+    figure, axis = plt.subplots(figsize=(6, 5), layout="constrained")
+    colors = np.array([CLASS_COLORS[3 * c] for c in classes])
+    moves = after - before
+    axis.quiver(*before.T, *moves.T, color=colors, angles="xy", scale_units="xy", scale=1, width=0.0025, alpha=0.5)
+    axis.scatter(*after.T, c=colors, s=10, edgecolors="white", linewidths=0.3)
+    _cloud(axis, before, classes, means, labels)
+    axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def _cloud(axis, points: np.ndarray, classes: np.ndarray, means: np.ndarray, labels: Sequence[str]) -> None:
+    for c, label in enumerate(labels):
+        axis.scatter(
+            *points[classes == c].T, color=CLASS_COLORS[3 * c], s=6, alpha=0.5, linewidths=0, label=f"class {label}"
+        )
+    axis.fill(*means.T, fill=False, edgecolor="#555555", linewidth=0.8)
+    axis.scatter(
+        *means.T,
+        color=[CLASS_COLORS[3 * c] for c in range(3)],
+        marker="*",
+        s=110,
+        edgecolors="black",
+        linewidths=0.6,
+        zorder=3,
+    )
+    axis.set(xticks=[], yticks=[], aspect="equal")
+    axis.margins(0.12)
+    sns.despine(ax=axis, left=True, bottom=True)
+
+
+def triptych(clean: np.ndarray, attacked: np.ndarray, titles: Sequence[tuple[str, str]], gain: float) -> plt.Figure:
+    """Columns of clean image, perturbation times ``gain`` about grey, attacked image. Images (N, H, W, C) in [0, 1]."""
+    figure, axes = plt.subplots(3, len(clean), figsize=(1.45 * len(clean), 5), layout="constrained")
+    rows = (clean, (0.5 + gain * (attacked - clean)).clip(0, 1), attacked)
+    for row, (images, name) in enumerate(zip(rows, ("clean", f"perturbation × {gain:.3g}", "attacked"))):
+        for column, image in enumerate(images):
+            axis = axes[row, column]
+            axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1)
+            axis.set(xticks=[], yticks=[])
+            if row != 1:
+                axis.set_title(titles[column][row // 2], fontsize=9)
+        axes[row, 0].set_ylabel(name)
+    return figure
+
+
+def verdict_colors(verdict: str) -> str:
+    """Style of a verdict in a table: told apart by its words, helped by colour."""
+    ground = {"holds": "#d5efe3", "holds in part": "#fdf0cf", "fails": "#f9dcd0"}.get(verdict, "#eeeeee")
+    return f"background-color: {ground}; color: #1a1a1a; font-weight: 600"
+
+
+def _palette(values: pd.Series) -> dict[str, str]:
+    names = list(dict.fromkeys(values))
+    spare = iter(sns.color_palette("colorblind"))
+    return {name: COLORS.get(name) or next(spare) for name in names}
