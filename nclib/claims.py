@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+GROUND = {"holds": "#cfe8dc", "holds in part": "#fdebc0", "fails": "#f7d3c4", "not run": "#e6e6e6"}
 FLAT = 0.02  # accuracies that differ by less count as equal (C7 and C8)
 
 
@@ -125,7 +126,7 @@ def _robust_collapse(v: Lookup) -> list[Condition]:
         out.append(_at_most(f"NC1 last/first epoch, {view}", ratio, 0.3, ratio < 1))
     angle = v("adversarial", "angle", view="untargeted")
     less = angle < v("standard", "angle", view="untargeted")
-    return out + [_at_most("clean–perturbed angle in degrees", angle, 15, less)]
+    return [*out, _at_most("clean–perturbed angle in degrees", angle, 15, less)]
 
 
 def _trades(batchnorm: str) -> Callable[[Lookup], list[Condition]]:
@@ -224,3 +225,34 @@ def ledger(records: pd.DataFrame) -> pd.DataFrame:
             )
     columns = ["id", "claim", "rule", "profile", "seeds", "measured", "verdict", "chapter", "figure"]
     return pd.DataFrame(out, columns=columns)
+
+
+def verdicts(records: pd.DataFrame, chapter: str):
+    """The ledger of one chapter as a styled table, verdicts coloured."""
+    table = ledger(records)
+    shown = table[table.chapter == chapter][["id", "claim", "rule", "measured", "verdict"]]
+    return shown.style.hide(axis="index").map(_ground, subset=["verdict"])
+
+
+def overview(table: pd.DataFrame):
+    """Claims by row, profiles by column, verdicts coloured: from a ``ledger``."""
+    wide = table.pivot_table(index=["id", "claim"], columns="profile", values="verdict", aggfunc="first", sort=False)
+    wide = wide.fillna("not run").reset_index().rename_axis(columns=None)
+    return wide.style.hide(axis="index").map(_ground, subset=list(wide.columns[2:]))
+
+
+def as_markdown(table: pd.DataFrame) -> str:
+    """One section per claim: its rule, and per profile the measured figures, the verdict, the figure behind it."""
+    out = []
+    for claim, rows in table.groupby("id", sort=False):
+        first = rows.iloc[0]
+        out.append(f"**{claim}. {first.claim}.** Holds when {first.rule}. See [the figure]({first.chapter}.ipynb#{first.figure}).\n")
+        for row in rows.itertuples():
+            seeds = f", {row.seeds} seed{'s' if row.seeds != 1 else ''}" if row.seeds else ""
+            out.append(f"- *{row.profile}*{seeds}: **{row.verdict}**. {row.measured}")
+        out.append("")
+    return "\n".join(out)
+
+
+def _ground(verdict: str) -> str:
+    return f"background-color: {GROUND[verdict]}; color: #1a1a1a"

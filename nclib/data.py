@@ -72,15 +72,21 @@ def pixels(images: Tensor) -> Tensor:
     return images.float().div(255) if images.dtype == torch.uint8 else images
 
 
-def load(name: str, root: str | Path | None = None, per_class: int | None = None, seed: int = 0) -> Dataset:
-    """Load a data set whole, or a class-balanced subset of its training split.
+def load(
+    name: str,
+    root: str | Path | None = None,
+    per_class: int | None = None,
+    test_per_class: int | None = None,
+    seed: int = 0,
+) -> Dataset:
+    """Load a data set whole, or class-balanced subsets of its splits.
 
     Parameters
     ----------
     name : one of ``DATASETS``. ``digits`` (1,797 real 8x8 digits) comes with scikit-learn; the
         others are read, or downloaded once, through torchvision.
     root : folder of the files; else the variable ``NCLIB_DATA``, else ``~/.cache/nclib``.
-    per_class : training images kept of each class, drawn by ``seed``; None keeps all.
+    per_class, test_per_class : images kept of each class in either split, drawn by ``seed``; None keeps all.
 
     Raises
     ------
@@ -96,14 +102,20 @@ def load(name: str, root: str | Path | None = None, per_class: int | None = None
         if explicit and not Path(explicit).is_dir():
             raise FileNotFoundError(f"data folder {str(explicit)!r} does not exist; make it, or unset NCLIB_DATA")
         data = _torchvision(name, Path(explicit or Path.home() / ".cache" / "nclib"))
-    return data if per_class is None else replace(data, train=_balanced(data, per_class, seed))
+    if per_class is not None:
+        data = replace(data, train=_balanced(data, "train", per_class, seed))
+    if test_per_class is not None:
+        data = replace(data, test=_balanced(data, "test", test_per_class, seed))
+    return data
 
 
-def _balanced(data: Dataset, per_class: int, seed: int) -> Split:
-    images, labels = data.train
+def _balanced(data: Dataset, split: str, per_class: int, seed: int) -> Split:
+    images, labels = getattr(data, split)
     smallest = int(labels.bincount(minlength=data.num_classes).min())
     if not 0 < per_class <= smallest:
-        raise ValueError(f"per_class={per_class} with {data.name}: its smallest class has {smallest} training images")
+        raise ValueError(
+            f"{per_class} images per class asked of {data.name}'s {split} split: its smallest class has {smallest}"
+        )
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     kept = torch.cat([order[labels[order] == c][:per_class] for c in range(data.num_classes)]).sort().values
     return Split(images[kept], labels[kept])

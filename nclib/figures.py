@@ -1,7 +1,7 @@
 """The book's figures: one palette, one style, the same thing in the same colour everywhere.
 
-Takes data frames and numpy arrays only. Every function returns a matplotlib figure and leaves the
-title to the caption beside the cell.
+Takes data frames and numpy arrays only. Every function returns a matplotlib figure, closed so that a
+notebook shows it once, and leaves the title to the caption beside the cell.
 """
 
 from collections.abc import Sequence
@@ -108,7 +108,7 @@ def panels(
     for axis in axes.flat[len(measures) :]:
         axis.axis("off")
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6))
-    return figure
+    return _closed(figure)
 
 
 def heatmap(matrix: np.ndarray, labels: Sequence[str], low: float, high: float, title: str = "", ax=None) -> plt.Figure:
@@ -121,7 +121,7 @@ def heatmap(matrix: np.ndarray, labels: Sequence[str], low: float, high: float, 
     )  # fmt: skip
     axis.tick_params(labelsize=8, length=0)
     axis.set_title(title)
-    return axis.figure
+    return axis.figure if ax is not None else _closed(axis.figure)
 
 
 class Plane:
@@ -145,7 +145,7 @@ def filmstrip(frames: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]], 
         axis.set_title(title)
     handles, names = np.atleast_1d(axes)[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=3)
-    return figure
+    return _closed(figure)
 
 
 def arrows(
@@ -159,7 +159,7 @@ def arrows(
     axis.scatter(*after.T, c=colors, s=10, edgecolors="white", linewidths=0.3)
     _cloud(axis, before, classes, means, labels)
     axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    return figure
+    return _closed(figure)
 
 
 def _cloud(axis, points: np.ndarray, classes: np.ndarray, means: np.ndarray, labels: Sequence[str]) -> None:
@@ -194,16 +194,35 @@ def triptych(clean: np.ndarray, attacked: np.ndarray, titles: Sequence[tuple[str
             if row != 1:
                 axis.set_title(titles[column][row // 2], fontsize=9)
         axes[row, 0].set_ylabel(name)
-    return figure
+    return _closed(figure)
 
 
-def verdict_colors(verdict: str) -> str:
-    """Style of a verdict in a table: told apart by its words, helped by colour."""
-    ground = {"holds": "#d5efe3", "holds in part": "#fdf0cf", "fails": "#f9dcd0"}.get(verdict, "#eeeeee")
-    return f"background-color: {ground}; color: #1a1a1a; font-weight: 600"
+def bars(
+    frame: pd.DataFrame, x: str, hue: str, columns: str, measure: str = "accuracy", sharey: bool = True
+) -> plt.Figure:
+    """Grouped bars of a tidy frame's values, one panel for each value of ``columns``; whiskers span the seeds."""
+    parts = list(dict.fromkeys(frame[columns]))
+    figure, axes = plt.subplots(1, len(parts), figsize=(3.1 * max(len(parts), 2), 3.8), sharey=sharey, layout="constrained")
+    for axis, name in zip(np.atleast_1d(axes), parts):
+        part = frame[frame[columns] == name]
+        sns.barplot(part, x=x, y="value", hue=hue, palette=_palette(frame[hue]), errorbar=("pi", 100), ax=axis)
+        axis.set(xlabel="", ylabel=measure, title=name)
+        axis.tick_params(axis="x", rotation=50)
+        for label in axis.get_xticklabels():
+            label.set_horizontalalignment("right")
+    handles, labels = np.atleast_1d(axes)[0].get_legend_handles_labels()
+    for axis in np.atleast_1d(axes):
+        axis.get_legend().remove()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    return _closed(figure)
 
 
 def _palette(values: pd.Series) -> dict[str, str]:
     names = list(dict.fromkeys(values))
     spare = iter(sns.color_palette("colorblind"))
     return {name: COLORS.get(name) or next(spare) for name in names}
+
+
+def _closed(figure: plt.Figure) -> plt.Figure:
+    plt.close(figure)
+    return figure

@@ -68,6 +68,20 @@ def load(place: Path) -> pd.DataFrame:
     return pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
 
 
+def everything(profile: str) -> pd.DataFrame:
+    """This profile's records and, after them, those committed under ``results/`` for every other profile."""
+    committed = sorted(p for p in (home() / "results").glob("*/records") if p.parent.name != profile)
+    frames = [load(place) for place in (folder(profile), *committed)]
+    return pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
+
+
+def sources(profile: str) -> pd.DataFrame:
+    """Where a profile's records came from: one row per chapter."""
+    origins = [json.loads(file.read_text()) for file in sorted(folder(profile).glob("*.json"))]
+    table = [(o["chapter"], len(o["recipes"]), o["seconds"], o["device"], o["versions"]["torch"], o["commit"]) for o in origins]
+    return pd.DataFrame(table, columns=["chapter", "models", "seconds", "device", "torch", "commit"]).set_index("chapter")
+
+
 def provenance_table(origin: dict) -> pd.DataFrame:
     """A page's last table: profile, recipe keys, device, seconds, versions, commit."""
     keys = [
