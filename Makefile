@@ -14,7 +14,7 @@ book: .venv/installed  ## execute every chapter under PROFILE and render the sit
 	@$(BIN)/python -m nclib book --profile $(PROFILE)
 
 test: .venv/installed lint  ## everything that CI runs
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 lint: .venv/installed
 	$(BIN)/ruff check --output-format=concise nclib tests benchmarks book

@@ -246,7 +246,9 @@ def as_markdown(table: pd.DataFrame) -> str:
     out = []
     for claim, rows in table.groupby("id", sort=False):
         first = rows.iloc[0]
-        out.append(f"**{claim}. {first.claim}.** Holds when {first.rule}. See [the figure]({first.chapter}.ipynb#{first.figure}).\n")
+        out.append(
+            f"**{claim}. {first.claim}.** Holds when {first.rule}. See [the figure]({first.chapter}.ipynb#{first.figure}).\n"
+        )
         for row in rows.itertuples():
             seeds = f", {row.seeds} seed{'s' if row.seeds != 1 else ''}" if row.seeds else ""
             out.append(f"- *{row.profile}*{seeds}: **{row.verdict}**. {row.measured}")

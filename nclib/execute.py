@@ -15,8 +15,8 @@ import papermill
 import yaml
 
 from . import claims, records
-from .data import DATASETS
 from .provenance import home, versions
+from .recipe import CHOICES
 
 LEDGER = "ledger"  # reads what the other chapters recorded, so it runs last
 
@@ -71,20 +71,28 @@ def read_profile(name: str) -> dict:
 
 
 def check(values: dict, known: dict, where: str) -> None:
-    """Refuse an unknown parameter or a wrong type, naming the choices, before any work."""
+    """Refuse an unknown parameter, a wrong type or an unknown choice, naming the choices, before any work."""
     for name, value in values.items():
         if name not in known:
             raise BookError(f"{where}: unknown parameter {name!r}; choose from {', '.join(sorted(known))}")
-        default = known[name]
-        accepted = (int, float) if type(default) is float else (type(default),)
-        if name == "per_class":
-            accepted = (int, type(None))
-        if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
-            raise BookError(f"{where}: {name} must be {type(default).__name__}, not {value!r}")
+        if not _fits(value, known[name]):
+            kind = {int: "int", type(None): "int or None", list: "a list of int"}.get(type(known[name]))
+            raise BookError(f"{where}: {name} must be {kind or type(known[name]).__name__}, not {value!r}")
         if name in ("epsilon", "step") and value < 0:
             raise BookError(f"{where}: {name} must be 0 or more, not {value!r}")
-        if name == "dataset" and value not in DATASETS:
-            raise BookError(f"{where}: unknown dataset {value!r}; choose one of {', '.join(DATASETS)}")
+        if value not in CHOICES.get(name, (value,)):
+            raise BookError(f"{where}: unknown {name} {value!r}; choose one of {', '.join(CHOICES[name])}")
+    if "NCLIB_DATA" in os.environ and not Path(os.environ["NCLIB_DATA"]).is_dir():
+        raise BookError(f"data folder {os.environ['NCLIB_DATA']!r} does not exist; make it, or unset NCLIB_DATA")
+
+
+def _fits(value, default) -> bool:
+    """Is a value of the default's type? An int may stand for a float, None marks an optional int."""
+    if default is None:
+        return value is None or type(value) is int
+    if isinstance(default, list):
+        return isinstance(value, list) and bool(value) and all(type(v) is int for v in value)
+    return type(value) in ((float, int) if type(default) is float else (type(default),))
 
 
 def parameters(chapter: str, profile: str, overrides: dict) -> dict:
@@ -121,14 +129,10 @@ def run_chapter(chapter: str, profile: str, overrides: dict | None = None, outpu
     failed = place / "failed" / f"{page.stem}.ipynb"
     for folder in (page.parent, stamp.parent, failed.parent, place / "records"):
         folder.mkdir(parents=True, exist_ok=True)
-    environment = {
-        "NCLIB_HOME": str(home()),
-        "NCLIB_RECORDS": str(place / "records") if output is None else str(page.parent),
-        "NCLIB_LOG": str(place / f"{name}.log"),
-    }
-    began = time.time()
-    (place / f"{name}.log").unlink(missing_ok=True)
-    os.environ.update(environment)
+    began, log = time.time(), place / f"{name}.log"
+    log.unlink(missing_ok=True)
+    os.environ |= {"NCLIB_HOME": str(home()), "NCLIB_LOG": str(log)}
+    os.environ["NCLIB_RECORDS"] = str(place / "records" if output is None else page.parent)
     try:
         papermill.execute_notebook(
             source(chapter),

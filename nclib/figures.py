@@ -44,6 +44,9 @@ NAMES = {
     "centers_nc1": "NC1 about the clean centres",
     "angle": "angle to the clean simplex (degrees)",
     "cdnv": "CDNV",
+    "weight_equinorm": "NC2 equinorm, classifier",
+    "weight_equiangle": "NC2 equiangle, classifier",
+    "distance": "distance between class means",
     "centers_leapt": "share closest to another vertex",
 }
 LOGARITHMIC = {"nc1", "nc1_per_class", "centers_nc1", "cdnv", "loss"}
@@ -84,7 +87,8 @@ def panels(
 ) -> plt.Figure:
     """One small panel per measure of a tidy frame: value against ``x``, a band over seeds where there are several."""
     rows = -(-len(measures) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(3.5 * columns, 2.7 * rows), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(rows, columns, figsize=(3.5 * columns, 2.9 * rows), squeeze=False, layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.12, w_pad=0.08)
     for axis, measure in zip(axes.flat, measures):
         part = frame[frame.measure == measure]
         sns.lineplot(
@@ -95,6 +99,7 @@ def panels(
         if logx:
             axis.set_xscale("symlog", linthresh=1, linscale=0.4)
             axis.set_xlim(left=0)
+            axis.xaxis.set_major_formatter("{x:g}")
         if measure in LOGARITHMIC and measure not in linear and (part.value > 0).all():
             axis.set_yscale("log")
         else:
@@ -137,14 +142,18 @@ class Plane:
         return (points - self.origin) @ self.axes
 
 
-def filmstrip(frames: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]], labels: Sequence[str]) -> plt.Figure:
-    """Features of three classes in the plane of their means: frames of (title, points (N, 2), class 0..2, means (3, 2))."""
-    figure, axes = plt.subplots(1, len(frames), figsize=(2.3 * len(frames), 2.6), layout="constrained")
-    for axis, (title, points, classes, means) in zip(np.atleast_1d(axes), frames):
+def filmstrip(frames: Sequence[tuple], labels: Sequence[str]) -> plt.Figure:
+    """Features of three classes in the plane of their means, three frames a row.
+
+    Each frame is (title, points (N, 2), class 0..2 of each point (N,), means (3, 2)).
+    """
+    rows = -(-len(frames) // 3)
+    figure, axes = plt.subplots(rows, 3, figsize=(10, 3.2 * rows), squeeze=False, layout="constrained")
+    for axis, (title, points, classes, means) in zip(axes.flat, frames):
         _cloud(axis, points, classes, means, labels)
         axis.set_title(title)
-    handles, names = np.atleast_1d(axes)[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=3)
+    handles, names = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=3, markerscale=3)
     return _closed(figure)
 
 
@@ -165,7 +174,7 @@ def arrows(
 def _cloud(axis, points: np.ndarray, classes: np.ndarray, means: np.ndarray, labels: Sequence[str]) -> None:
     for c, label in enumerate(labels):
         axis.scatter(
-            *points[classes == c].T, color=CLASS_COLORS[3 * c], s=6, alpha=0.5, linewidths=0, label=f"class {label}"
+            *points[classes == c].T, color=CLASS_COLORS[3 * c], s=9, alpha=0.5, linewidths=0, label=f"class {label}"
         )
     axis.fill(*means.T, fill=False, edgecolor="#555555", linewidth=0.8)
     axis.scatter(
@@ -202,7 +211,9 @@ def bars(
 ) -> plt.Figure:
     """Grouped bars of a tidy frame's values, one panel for each value of ``columns``; whiskers span the seeds."""
     parts = list(dict.fromkeys(frame[columns]))
-    figure, axes = plt.subplots(1, len(parts), figsize=(3.1 * max(len(parts), 2), 3.8), sharey=sharey, layout="constrained")
+    figure, axes = plt.subplots(
+        1, len(parts), figsize=(3.1 * max(len(parts), 2), 3.8), sharey=sharey, layout="constrained"
+    )
     for axis, name in zip(np.atleast_1d(axes), parts):
         part = frame[frame[columns] == name]
         sns.barplot(part, x=x, y="value", hue=hue, palette=_palette(frame[hue]), errorbar=("pi", 100), ax=axis)

@@ -1,0 +1,390 @@
+"""The book as its users meet it: sources, the runner, the executed copies, the site in a browser."""
+
+import ast
+import functools
+import http.server
+import io
+import json
+import re
+import shutil
+import threading
+import urllib.parse
+
+import matplotlib
+import nbformat
+import pytest
+import torch
+import yaml
+from conftest import ROOT, furnish, nclib
+from PIL import Image
+
+import nclib as nc
+from nclib import execute
+
+matplotlib.use("agg")
+SOURCES = sorted((ROOT / "book").glob("*.ipynb"))
+PROFILES = sorted(file.stem for file in (ROOT / "profiles").glob("*.yml"))
+
+
+def code_cells(notebook, tag=None):
+    cells = [c for c in nbformat.read(notebook, 4).cells if c.cell_type == "code"]
+    return cells if tag is None else [c for c in cells if tag in c.metadata.get("tags", [])]
+
+
+# Sources -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.stem)
+class TestSource:
+    def test_is_valid_and_carries_no_outputs(self, source):
+        nbformat.validate(nbformat.read(source, 4))
+        for cell in code_cells(source):
+            assert not cell.outputs and cell.execution_count is None
+
+    def test_has_one_parameters_cell_of_typed_literals(self, source):
+        (cell,) = code_cells(source, "parameters")
+        for statement in ast.parse(cell.source).body:
+            assert isinstance(statement, ast.Assign), "literals only: a derived value goes stale"
+            ast.literal_eval(statement.value)
+
+    def test_every_figure_has_caption_name_and_alt_text(self, source):
+        for cell in code_cells(source):
+            if "figures." in cell.source and "mystnb" in cell.metadata:
+                figure, image = cell.metadata.mystnb.figure, cell.metadata.mystnb.image
+                assert len(figure.caption) > 40 and figure.name.startswith("fig-") and len(image.alt) > 30
+
+    def test_no_number_of_a_result_is_typed_by_hand(self, source):
+        """In "What we see" every decimal number comes from glue."""
+        prose = "\n".join(c.source for c in nbformat.read(source, 4).cells if c.cell_type == "markdown")
+        section = re.search(r"## What we see\n(.*?)\n## ", prose, re.S)
+        if section:
+            typed = re.sub(r"\{[^}]*\}`[^`]*`|\$[^$]*\$", "", section.group(1))
+            assert not re.findall(r"\d+\.\d+", typed.replace("0.999", ""))
+
+
+@pytest.mark.parametrize("chapter", ["collapse", "attacks", "adversarial-training", "layers"])
+def test_chapters_share_one_skeleton(chapter):
+    headings = re.findall(r"^## (.+)$", "\n".join(
+        c.source for c in nbformat.read(ROOT / "book" / f"{chapter}.ipynb", 4).cells if c.cell_type == "markdown"
+    ), re.M)  # fmt: skip
+    skeleton = ["The question", "What to expect, and why", "Parameters", "The mathematics", "What we see",
+                "What it does not show", "Summary", "Verdict", "Exercises", "Where this page came from"]  # fmt: skip
+    assert [h for h in headings if h in skeleton] == skeleton
+
+
+def test_parameters_are_checked_against_every_profile():
+    for profile in PROFILES:
+        for chapter in execute.chapters():
+            execute.parameters(chapter, profile, {})
+
+
+def test_the_digits_profile_is_what_the_chapters_say():
+    """A chapter opened in Jupyter runs as it stands, and gives the page that ``make book`` gives."""
+    for chapter in execute.chapters():
+        assert execute.parameters(chapter, "digits", {}) == {}
+
+
+COPYABLE = [(s.stem, i, c.source) for s in SOURCES for i, c in enumerate(code_cells(s, "copyable"))]
+
+
+@pytest.mark.parametrize("chapter,index,source", COPYABLE, ids=lambda v: str(v)[:20])
+def test_copyable_cell_runs_alone(chapter, index, source):
+    namespace = {"nc": nc, "torch": torch}
+    tree = ast.parse(source)
+    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+    exec(compile(tree, f"{chapter}-{index}", "exec"), namespace)
+    if last is not None:
+        result = eval(compile(ast.Expression(last.value), f"{chapter}-{index}", "eval"), namespace)
+        if isinstance(result, tuple):  # written out by hand, and by the library
+            assert result[0] == pytest.approx(result[1], rel=1e-9)
+
+
+# What bad input gets -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words,expected",
+    [
+        (["book", "--profile", "digitz"], "unknown profile 'digitz'; choose one of"),
+        (["run", "atacks"], "unknown chapter 'atacks'; choose one of collapse"),
+        (["run", "attacks", "-o", "x.ipynb", "-p", "epsilom", "0.1"], "unknown parameter 'epsilom'; choose from"),
+        (["run", "attacks", "-o", "x.ipynb", "-p", "epsilon", "big"], "epsilon must be float, not 'big'"),
+        (["run", "attacks", "-o", "x.ipynb", "-p", "epsilon", "-1"], "epsilon must be 0 or more, not -1"),
+        (["run", "attacks", "-o", "x.ipynb", "-p", "epochs", "2.5"], "epochs must be int, not 2.5"),
+        (["run", "attacks", "-o", "x.ipynb", "-p", "dataset", "mnits"], "unknown dataset 'mnits'; choose one of"),
+        (["run", "attacks", "-o", "x.ipynb", "-p", "architecture", "resnet"], "unknown architecture 'resnet'"),
+        (["run", "attacks", "-o", "x.ipynb", "-p", "seeds", "[one]"], "seeds must be a list of int"),
+        (["run", "attacks", "-p", "epsilon", "0.1"], "overrides (-p) need an output file (-o)"),
+    ],
+    ids=lambda v: v[-1] if isinstance(v, list) else "",
+)
+def test_bad_input_gets_one_line_before_any_work(house, words, expected):
+    done = nclib(house, *words)
+    assert done.returncode == 1 and expected in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1 and "Traceback" not in done.stderr
+    assert not (house / "runs").exists() and not (house / "_build").exists()
+
+
+def test_a_missing_data_folder_is_named(house):
+    done = nclib(house, "run", "collapse", "-o", "x.ipynb", "-p", "dataset", "cifar10", NCLIB_DATA="/no/such/place")
+    assert done.returncode == 1 and "data folder '/no/such/place' does not exist" in done.stderr
+
+
+def test_a_profile_with_an_unknown_name_is_refused(house):
+    (house / "profiles" / "mine.yml").write_text("epochz: 3\n")
+    done = nclib(house, "book", "--profile", "mine")
+    assert done.returncode == 1 and "profile mine: unknown parameter 'epochz'" in done.stderr
+
+
+def test_a_raising_cell_stops_the_build_with_its_own_error(house):
+    source = house / "book" / "collapse.ipynb"
+    notebook = nbformat.read(source, 4)
+    notebook.cells.insert(4, nbformat.v4.new_code_cell("raise RuntimeError('the kettle is dry')", id="kettle"))
+    nbformat.write(notebook, source)
+    done = nclib(house, "run", "collapse", "--profile", "smoke")
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1] == "book/collapse.ipynb, cell 6: RuntimeError: the kettle is dry"
+    assert "papermill" not in done.stderr
+    assert not (house / "_build" / "smoke" / "pages" / "collapse.ipynb").exists()
+    assert (house / "_build" / "smoke" / "failed" / "collapse.ipynb").exists()
+
+
+def test_the_execution_key_knows_source_parameters_library_and_records(house, monkeypatch):
+    monkeypatch.setenv("NCLIB_HOME", str(house))
+    place = house / "_build" / "smoke"
+    key = lambda chapter, **values: execute.execution_key(chapter, values, place)  # noqa: E731
+    before = key("collapse")
+    assert before == key("collapse") != key("collapse", width=8)
+    ledger = key("ledger")
+    (place / "records").mkdir(parents=True)
+    (place / "records" / "collapse.csv").write_text("x")
+    assert key("ledger") != ledger and key("collapse") == before
+    monkeypatch.setattr(execute, "versions", lambda: {"torch": "0"})
+    assert key("collapse") != before
+    monkeypatch.undo()
+    monkeypatch.setenv("NCLIB_HOME", str(house))
+    library = house / "library"
+    shutil.copytree(ROOT / "nclib", library, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(execute, "__file__", str(library / "execute.py"))
+    same = key("collapse")
+    (library / "measures.py").write_text((library / "measures.py").read_text() + "\n# changed\n")
+    assert same == before != key("collapse")
+
+
+# The book under smoke ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """The whole book, executed and rendered under the smoke profile, as ``make book`` does it."""
+    house = furnish(tmp_path_factory.mktemp("house"))
+    done = nclib(house, "book", "--profile", "smoke")
+    assert done.returncode == 0, done.stderr
+    return house, done.stdout
+
+
+def test_the_book_prints_seconds_verdicts_and_path(smoke):
+    house, out = smoke
+    for chapter in ("collapse", "attacks", "adversarial-training", "layers", "ledger"):
+        assert re.search(rf"^  {chapter} +\d+\.\d s$", out, re.M)
+    assert len(re.findall(r"^  C\d\S*.* (?:holds|fails)", out, re.M)) == len(nc.claims.CLAIMS)
+    assert out.strip().endswith(str(house / "_build" / "smoke" / "site" / "_build" / "html" / "index.html"))
+
+
+def test_an_unchanged_book_is_not_run_twice(smoke):
+    house, _ = smoke
+    pages = house / "_build" / "smoke" / "pages"
+    before = {p: p.stat().st_mtime_ns for p in pages.glob("*.ipynb")}
+    done = nclib(house, "book", "--profile", "smoke")
+    assert done.stdout.count("unchanged") == len(execute.chapters())
+    assert {p: p.stat().st_mtime_ns for p in pages.glob("*.ipynb")} == before
+
+
+def test_chapters_that_name_one_recipe_share_one_network(smoke):
+    house, _ = smoke
+    recipes = [json.loads(f.read_text())["recipe"] for f in (house / "runs").glob("*/recipe.json")]
+    profile = yaml.safe_load((house / "profiles" / "smoke.yml").read_text())
+    full = [r for r in recipes if r["epochs"] == profile["epochs"]]
+    names = sorted(nc.Recipe(**r).name for r in full if r["seed"] == 1)
+    assert names == sorted(
+        ["standard", "adversarial", "adversarial (train-mode attack)", "TRADES (fixed)", "TRADES (published)"]
+    )
+
+
+def test_the_ledger_page_shows_what_the_records_say(smoke):
+    house, _ = smoke
+    records = nc.records.load(house / "_build" / "smoke" / "records")
+    verdicts = nc.claims.ledger(records)
+    page = (house / "_build" / "smoke" / "site" / "_build" / "html" / "ledger.html").read_text()
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
+    for row in verdicts.itertuples():
+        assert re.search(rf"{row.id} {re.escape(row.claim)} {row.verdict} ", text), row.id
+
+
+def test_no_page_shows_a_traceback_or_an_unfilled_number(smoke):
+    house, _ = smoke
+    for page in (house / "_build" / "smoke" / "site" / "_build" / "html").glob("*.html"):
+        text = re.sub(r"<[^>]+>", "", page.read_text())
+        assert "Traceback" not in text and "it/s]" not in text, page.name
+        assert "{glue" not in text and "{eq}" not in text and "{ref}" not in text, page.name
+
+
+def test_an_override_leaves_the_profile_alone(smoke):
+    house, _ = smoke
+    output = house / "mine" / "attacks-0.1.ipynb"
+    before = (house / "_build" / "smoke" / "records" / "attacks.csv").read_bytes()
+    done = nclib(house, "run", "book/attacks.ipynb", "--profile", "smoke", "-p", "epsilon", "0.1", "-o", str(output))
+    assert done.returncode == 0, done.stderr
+    injected = next(c for c in nbformat.read(output, 4).cells if "injected-parameters" in c.metadata.get("tags", []))
+    assert "epsilon = 0.1" in injected.source
+    assert (house / "_build" / "smoke" / "records" / "attacks.csv").read_bytes() == before
+
+
+# The site in a browser ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def site(smoke):
+    """The rendered site on a local port: its address."""
+    folder = smoke[0] / "_build" / "smoke" / "site" / "_build" / "html"
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    handler.log_message = lambda *_: None
+    server = http.server.ThreadingHTTPServer(("localhost", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://localhost:{server.server_port}", folder
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from selenium import webdriver
+
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("no chromium and chromedriver on this machine")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+                 "--disable-background-networking", "--disable-component-update", "--disable-sync"):  # fmt: skip
+        options.add_argument(word)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    it = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield it
+    it.quit()
+
+
+def narrow_to(browser, width):
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+
+PAGES = ["intro", *(s.stem for s in SOURCES), "rerun", "notation", "references"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page_in_a_browser(site, browser, page):
+    address, _ = site
+    narrow_to(browser, 1400)
+    browser.get_log("performance"), browser.get_log("browser")
+    browser.get(f"{address}/{page}.html")
+    browser.execute_async_script(
+        "const done = arguments[0];"
+        "const ready = window.MathJax?.startup?.promise ?? Promise.resolve();"
+        "ready.then(() => setTimeout(done, 300));"
+    )
+    events = [json.loads(e["message"])["message"] for e in browser.get_log("performance")]
+    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    outside = [u for u in asked if urllib.parse.urlparse(u).hostname not in ("localhost", None)]
+    assert not outside, f"outside requests: {outside}"
+    failed = [e["params"]["response"]["url"] for e in events
+              if e["method"] == "Network.responseReceived" and e["params"]["response"]["status"] >= 400]  # fmt: skip
+    assert not failed, f"failed resources: {failed}"
+    errors = [e["message"] for e in browser.get_log("browser") if e["level"] == "SEVERE"]
+    assert not errors, errors
+    images = browser.execute_script(
+        "return [...document.querySelectorAll('article img')].map(i => [i.src, i.alt, i.complete && i.naturalWidth])"
+    )
+    for source, alt, width in images:
+        assert width and width > 50 and len(alt) > 20, (source, alt)
+    figures = (
+        [c for c in code_cells(ROOT / "book" / f"{page}.ipynb") if "mystnb" in c.metadata]
+        if page in {s.stem for s in SOURCES}
+        else []
+    )
+    assert len(images) >= len(figures)
+    raw, rendered = browser.execute_script(
+        "return [document.querySelectorAll('article .math').length, document.querySelectorAll('article mjx-container').length]"
+    )
+    assert rendered >= raw
+    levels = browser.execute_script(
+        "return [...document.querySelectorAll('article :is(h1,h2,h3,h4)')].map(h => +h.tagName[1])"
+    )
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(b - a <= 1 for a, b in zip(levels, levels[1:])), "headings in order"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_sideways_scroll_on_a_phone(site, browser, page):
+    narrow_to(browser, 390)
+    browser.get(f"{site[0]}/{page}.html")
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+
+
+@pytest.mark.parametrize("page", ["intro", "attacks", "ledger"])
+def test_readable_in_dark_mode(site, browser, page):
+    """Text, code and coloured verdicts keep a contrast of 4.5 : 1 (WCAG AA) against what is behind them."""
+    narrow_to(browser, 1400)
+    browser.get(f"{site[0]}/{page}.html")
+    browser.execute_script("document.documentElement.dataset.theme = document.documentElement.dataset.mode = 'dark'")
+    pairs = browser.execute_script(
+        """
+        const rgb = s => s.match(/[\\d.]+/g).map(Number);
+        const behind = e => { for (; e; e = e.parentElement) { const c = rgb(getComputedStyle(e).backgroundColor);
+                              if (c.length < 4 || c[3] > 0.99) return c; } return [255, 255, 255]; };
+        return [...document.querySelectorAll('article :is(p, li, td, th, h1, h2, figcaption, a)')]
+          .filter(e => e.innerText && e.offsetParent)
+          .map(e => [e.innerText.slice(0, 40), rgb(getComputedStyle(e).color), behind(e)]);
+        """
+    )
+    assert len(pairs) > 20
+
+    def luminance(color):
+        linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in (c / 255 for c in color[:3])]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for text, color, ground in pairs:
+        low, high = sorted((luminance(color), luminance(ground)))
+        assert (high + 0.05) / (low + 0.05) >= 4.5, (text, color, ground)
+
+
+def test_figures_have_an_opaque_ground(site):
+    """A transparent plot vanishes in dark mode."""
+    images = sorted((site[1] / "_images").glob("*.png"))
+    assert len(images) >= 12
+    for file in images:
+        picture = Image.open(io.BytesIO(file.read_bytes())).convert("RGBA")
+        assert picture.getpixel((0, 0))[3] == 255, file.name
+
+
+def test_search_finds_the_simplex(site, browser):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    narrow_to(browser, 1400)
+    browser.get(f"{site[0]}/search.html?q=simplex")
+    found = WebDriverWait(browser, 10).until(
+        lambda b: b.execute_script("return [...document.querySelectorAll('#search-results li a')].map(a => a.href)")
+    )
+    assert any("collapse.html" in link for link in found)
+
+
+def test_links_inside_the_site_lead_somewhere(site):
+    folder = site[1]
+    pages = {p.name: p.read_text() for p in folder.glob("*.html")}
+    for name, text in pages.items():
+        article = text.split("<article", 1)[-1].split("</article>")[0]
+        for link in re.findall(r'href="([^"]+)"', article):
+            target, _, anchor = link.partition("#")
+            if urllib.parse.urlparse(link).scheme or target.startswith("_"):
+                continue
+            assert (target or name) in pages, f"{name}: {link}"
+            assert not anchor or f'id="{anchor}"' in pages[target or name], f"{name}: {link}"
