@@ -8,5 +8,6 @@ from .layers import collapse, features, first_pass, layer_names, ncc_head, propa
 from .measures import ClassMeans, class_means, cosines, equiangle, equinorm, leap_matrix, measure, similarity
 from .models import build
 from .recipe import Recipe
-from .train import Run, fit
+from .train import Run, fit, reestimate_statistics
 from .views import View, views
+from .zoo import attack

@@ -1,11 +1,12 @@
 """Attacks on a callable that maps pixels in [0, 1] to logits: start, step, project.
 
-Everything works on the perturbation delta; x + delta never leaves the box. Gradients go to the input
-only, and a model is handed back as it came: modes, flags, gradients, batch-norm statistics.
+Everything works on the perturbation delta; x + delta never leaves the box. Gradients go to the input only (as fast
+as with frozen parameters), and a model is handed back as it came: modes, flags, gradients, batch-norm statistics.
 """
 
 from collections.abc import Callable
 from contextlib import contextmanager
+from functools import partial
 from math import inf
 
 import torch
@@ -26,7 +27,7 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
     """Difference of logits ratio (Croce & Hein 2020, eq. 6): the margin, blind to the logits' scale.
 
-    Divides by first minus third logit; with two classes, where there is no third, by first minus second.
+    Divides by first minus third logit; with two classes by first minus second.
     """
     ranked = logits.topk(min(3, logits.shape[1]), dim=1).values
     return margin(logits, y) / (ranked[:, 0] - ranked[:, -1]).clamp_min(1e-12)
@@ -37,22 +38,19 @@ def kl(logits: Tensor, reference: Tensor) -> Tensor:
     return F.kl_div(F.log_softmax(logits, 1), F.softmax(reference, 1), reduction="none").sum(1)
 
 
-def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    return F.cross_entropy(logits, y, reduction="none")
-
-
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ce": cross_entropy, "margin": margin, "dlr": dlr, "kl": kl}
+LOSSES = {"ce": partial(F.cross_entropy, reduction="none"), "margin": margin, "dlr": dlr, "kl": kl}
 
 
 def check_attack(epsilon, norm: str = "linf", loss: str = "ce", start: str | None = "uniform", steps: int = 1) -> None:
-    """One clear ValueError for a budget, norm, loss, start or step count that means nothing."""
+    """One clear ValueError for an attack that means nothing."""
     for name, value, choices in (("norm", norm, NORMS), ("loss", loss, LOSSES), ("start", start, STARTS)):
         if value not in choices:
             raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(map(str, choices))}")
-    if not bool((torch.as_tensor(epsilon) >= 0).all()):
-        raise ValueError(f"epsilon must be 0 or more, not {epsilon}")
-    if steps < 0:
-        raise ValueError(f"steps must be 0 or more, not {steps}")
+    if loss == "kl" and start is None:
+        raise ValueError("loss 'kl' has no gradient at x itself; choose a random start")
+    for name, value in (("epsilon", epsilon), ("steps", steps)):
+        if not (torch.as_tensor(value) >= 0).all():
+            raise ValueError(f"{name} must be 0 or more, not {value}")
 
 
 def pgd(
@@ -73,16 +71,18 @@ def pgd(
 
     Parameters
     ----------
-    model : pixels (N, C, H, W) in [0, 1] to logits (N, classes). y : labels (N,), the targets where
-        ``targeted``; unused by ``loss="kl"``, which moves away from the model's output at x.
-    epsilon, step : in pixel units, a number or one per sample (N,); ``norm`` "linf" or "l2".
-    start : "uniform" in the ball; "radial", a random direction of uniform length (the authors' l2
-        start, dense near x); "gaussian", 0.001 N(0, I) (TRADES); None, at x.
-    mode : None leaves the model's mode and statistics alone; "eval" or "train" sets that mode during
-        the attack (batch-norm statistics then move in "train") and puts the old one back.
+    model : pixels (N, C, H, W) in [0, 1] to logits (N, classes). x : float pixels; y : labels (N,), the
+        targets where ``targeted``; unused by ``loss="kl"``, which moves away from the model's output at x.
+    epsilon, step : in pixel units, a number or one per sample (N,).
+    norm, loss : "linf" or "l2"; "ce", "margin", "dlr" or "kl".
+    start : "uniform" in the ball; "radial", a random direction of uniform length (the authors' l2 start, dense
+        near x); "gaussian", 0.001 N(0, I) (TRADES); None, at x.
+    mode : None leaves the model's mode and statistics alone; "eval" or "train" sets that mode during the attack
+        (batch-norm statistics then move in "train") and puts the old one back.
 
     Returns a new tensor (N, C, H, W) within epsilon of x and within [0, 1]; x itself if epsilon is 0.
-    Raises ValueError for an unknown norm, loss, start or mode, and for epsilon < 0.
+    Raises ValueError for an unknown norm, loss, start or mode, for epsilon < 0 or of a wrong length, for integer
+    pixels, and for "kl" without a random start.
     """
     check_attack(epsilon, norm, loss, start, steps)
     if not x.is_floating_point():
@@ -90,7 +90,7 @@ def pgd(
     if not torch.is_tensor(epsilon) and epsilon == 0:
         return x
     x = x.detach()
-    epsilon, step = _per_sample(epsilon, x), _per_sample(step, x)
+    epsilon, step = _per_sample(epsilon, x, "epsilon"), _per_sample(step, x, "step")
     value, sign = LOSSES[loss], -1.0 if targeted else 1.0
     with model_mode(model, mode), torch.enable_grad():
         if loss == "kl":
@@ -100,70 +100,66 @@ def pgd(
         for _ in range(steps):
             delta.requires_grad_()
             # The losses add up over samples, so each sample gets its own gradient.
-            (gradient,) = torch.autograd.grad(value(_upcast(model(x + delta)), y).sum(), delta)
+            logits = model(x + delta)
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            (gradient,) = torch.autograd.grad(value(logits, y).sum(), delta)
             delta = project(delta.detach() + sign * step * _direction(gradient, norm), x, epsilon, norm)
     return (x + delta).clamp(0, 1)
 
 
-def project(delta: Tensor, x: Tensor, epsilon: Tensor, norm: str) -> Tensor:
-    """The nearest perturbation in the epsilon-ball, then the one in it that keeps x + delta in [0, 1]."""
+def project(delta: Tensor, x: Tensor, epsilon: float | Tensor, norm: str) -> Tensor:
+    """Clip x + delta to [0, 1], and delta to the epsilon-ball: ``epsilon`` a number or (N, 1, 1, 1).
+
+    The box comes first, as in advertorch: shrinking an l2 delta afterwards cannot leave the box, and the
+    whole budget stays in use. (The authors and foolbox clip last, which may leave some of it unused.)
+    """
     if norm == "linf":
         delta = delta.clamp(-epsilon, epsilon)
-    else:
-        delta = delta * (epsilon / _length(delta).clamp_min(1e-30)).clamp(max=1)
-    return (x + delta).clamp(0, 1) - x
+    delta = (x + delta).clamp(0, 1) - x
+    return delta if norm == "linf" else delta * (epsilon / _length(delta).clamp_min(1e-30)).clamp(max=1)
 
 
-def _start(x: Tensor, epsilon: Tensor, norm: str, start: str | None, generator: Generator | None) -> Tensor:
+def _start(x: Tensor, epsilon: float | Tensor, norm: str, start: str | None, generator: Generator | None) -> Tensor:
     if start is None:
         return torch.zeros_like(x)
-    if start == "gaussian":
-        return 0.001 * torch.empty_like(x).normal_(generator=generator)
     if start == "uniform" and norm == "linf":
         return epsilon * torch.empty_like(x).uniform_(-1, 1, generator=generator)
-    direction = torch.empty_like(x).normal_(generator=generator)
-    radius = torch.empty_like(epsilon.expand(len(x), *[1] * (x.ndim - 1))).uniform_(generator=generator)
-    if start == "uniform":
-        radius = radius ** (1 / x[0].numel())
-    return epsilon * radius * _direction(direction, norm)
+    noise = torch.empty_like(x).normal_(generator=generator)
+    if start == "gaussian":
+        return 0.001 * noise
+    radius = x.new_empty(len(x), *[1] * (x.ndim - 1)).uniform_(generator=generator)
+    return epsilon * radius ** (1 / x[0].numel() if start == "uniform" else 1) * _direction(noise, norm)
 
 
 def _direction(gradient: Tensor, norm: str) -> Tensor:
     if norm == "linf":
         return gradient.sign()
     # Scale by the largest entry first: squares of a saturated network's gradient underflow.
-    gradient = gradient / gradient.abs().flatten(1).amax(1).view(-1, *[1] * (gradient.ndim - 1)).clamp_min(1e-38)
+    gradient = gradient / _length(gradient, inf).clamp_min(1e-38)
     return gradient / _length(gradient).clamp_min(1e-30)
 
 
-def _upcast(logits: Tensor) -> Tensor:
-    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+def _length(v: Tensor, order: float = 2) -> Tensor:
+    return torch.linalg.vector_norm(v, order, dim=tuple(range(1, v.ndim)), keepdim=True)
 
 
-def _length(v: Tensor) -> Tensor:
-    return v.flatten(1).norm(dim=1).view(-1, *[1] * (v.ndim - 1))
-
-
-def _per_sample(value: float | Tensor, x: Tensor) -> Tensor:
-    value = torch.as_tensor(value, dtype=x.dtype, device=x.device)
-    return value.view(-1, *[1] * (x.ndim - 1))
+def _per_sample(value: float | Tensor, x: Tensor, name: str) -> float | Tensor:
+    if not torch.is_tensor(value):
+        return value  # a number stays off the device
+    if value.numel() not in (1, len(x)):
+        raise ValueError(f"{name} must be one number or one per sample ({len(x)}), not {value.numel()}")
+    return value.to(x).view(-1, *[1] * (x.ndim - 1))
 
 
 @contextmanager
 def model_mode(model, mode: str | None = None):
-    """Run a model in "eval" or "train" mode and hand every module back in the mode it had.
-
-    None changes no mode, and restores the batch-norm statistics that forwards in train mode move.
-    """
+    """Run a model in "eval" or "train" mode, and hand it back in its own. None restores its statistics instead."""
     if mode not in (None, "eval", "train"):
         raise ValueError(f"unknown mode {mode!r}; choose one of eval, train, None")
-    if not isinstance(model, nn.Module):
-        yield
-        return
-    modes = {module: module.training for module in model.modules()}
+    modes = {m: m.training for m in model.modules()} if isinstance(model, nn.Module) else {}
     kept = [] if mode or not any(modes.values()) else [(b, b.clone()) for b in model.buffers()]
     try:
-        if mode:
+        if mode and modes:
             model.train(mode == "train")
         yield
     finally:
@@ -214,29 +210,27 @@ def withstands(
 ) -> Tensor:
     """Which samples keep their label under every one of several attacks: (N,) bool.
 
-    Cross-entropy on logits of unit range, DLR, and a targeted margin sweep over the ``targets``
-    likeliest other classes, each tried on what is still standing. None of them sees the scale of the
-    logits, so terminal-phase training cannot hide behind saturation.
+    Cross-entropy on logits of a fixed range, DLR, and a targeted margin sweep over the ``targets`` likeliest
+    other classes, each tried on what is still standing. None of them sees the scale of the logits, so
+    terminal-phase training cannot hide behind saturation. Errors as in ``pgd``.
     """
     check_attack(epsilon, norm)
-    scaled = unit_logits(model)
-    options = dict(epsilon=epsilon, step=2.5 * epsilon / steps, steps=steps, norm=norm, generator=generator)
+    options = dict(epsilon=epsilon, step=2.5 * epsilon / max(steps, 1), steps=steps, norm=norm, generator=generator)
     with model_mode(model, "eval"), torch.no_grad():
-        return torch.cat([_survivors(scaled, a, b, targets, options) for a, b in zip(x.split(batch), y.split(batch))])
+        parts = zip(x.split(batch), y.split(batch))
+        return torch.cat([_survivors(unit_logits(model), *part, targets, options) for part in parts])
 
 
 def _survivors(model, x: Tensor, y: Tensor, targets: int, options: dict) -> Tensor:
     logits = model(x)
     standing = logits.argmax(1) == y
     others = logits.scatter(1, y[:, None], -inf).topk(min(targets, logits.shape[1] - 1), dim=1).indices
-    attempts = [("ce", None), ("dlr", None)] + [("margin", others[:, k]) for k in range(others.shape[1])]
-    for loss, target in attempts:
+    for loss, target in [("ce", None), ("dlr", None), *(("margin", column) for column in others.T)]:
         left = standing.nonzero().flatten()
-        if not len(left):
-            break
-        goal = y[left] if target is None else target[left]
-        adversarial = pgd(model, x[left], goal, loss=loss, targeted=target is not None, **options)
-        standing[left] = model(adversarial).argmax(1) == y[left]
+        if len(left):
+            goal = y[left] if target is None else target[left]
+            x_adv = pgd(model, x[left], goal, loss=loss, targeted=target is not None, **options)
+            standing[left] = model(x_adv).argmax(1) == y[left]
     return standing
 
 

@@ -1,25 +1,26 @@
-"""A bar in a terminal and in live Jupyter, one line per job in a log, nothing in a rendered page.
+"""What a long job tells: a bar where somebody watches, lines in a log, nothing in a rendered page.
 
 The runner sets ``NCLIB_LOG`` to a file: bars and lines then go there instead of into the notebook.
 """
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-from tqdm.auto import tqdm
+from filelock import FileLock, Timeout
+from tqdm import tqdm
 
 
-def progress(steps: Iterable, label: str, total: int) -> Iterable:
-    """Iterate with a progress bar, where somebody watches."""
+def progress(steps: range, label: str, total: int) -> Iterator[int]:
+    """Iterate over the steps left of ``total``, with a bar where somebody watches."""
+    options = dict(desc=label, total=total, initial=total - len(steps), leave=False, ncols=79, mininterval=1)
     if path := os.environ.get("NCLIB_LOG"):
         with open(path, "a") as file:
-            yield from tqdm(
-                steps, label, total, initial=total - len(steps), file=file, leave=False, mininterval=1, ncols=79
-            )
+            yield from tqdm(steps, file=file, **options)
     else:
-        watched = sys.stderr.isatty() or "ipykernel" in sys.modules
-        yield from tqdm(steps, label, total, initial=total - len(steps), disable=not watched, leave=False)
+        yield from tqdm(steps, disable=not (sys.stderr.isatty() or "ipykernel" in sys.modules), **options)
 
 
 def log(line: str) -> None:
@@ -28,4 +29,19 @@ def log(line: str) -> None:
         with open(path, "a") as file:
             file.write(line + "\n")
     elif "ipykernel" not in sys.modules:
-        print(line, file=sys.stderr)
+        print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def alone(file: Path, label: str):
+    """Hold a lock file; wait, and say so, while another process has it. The system drops it if a process dies."""
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log(f"{label}: waiting for another process that trains it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -24,6 +24,7 @@ CHOICES = {
 }
 ATTACK_ONLY = ("norm", "epsilon", "step", "steps", "attack_batchnorm", "perturbations")
 TRADES_ONLY = ("trades_batchnorm", "beta")
+EVAL_ONLY = ("attack_batchnorm",)  # the published TRADES never leaves eval mode
 CODE = ("compute", "data", "models", "measures", "attacks", "views", "layers", "train")
 
 
@@ -31,14 +32,14 @@ CODE = ("compute", "data", "models", "measures", "attacks", "views", "layers", "
 class Recipe:
     """Everything that determines a trained model (Su et al. 2024, section 2; defaults: digits).
 
-    dataset, per_class : the data set and how many training images of each class (None: all).
+    dataset, per_class, test_per_class : the data set; images kept of each class in either split (None: all).
     architecture, width : network and channels of its first stage (64 in the paper).
-    training : "standard", "adversarial" (cross-entropy on attacked batches, Madry et al. 2018) or
-        "trades" (CE(clean) + beta KL(clean || attacked), Zhang et al. 2019).
+    training : "standard", "adversarial" (cross-entropy on attacked batches, Madry et al. 2018) or "trades"
+        (CE(clean) + beta KL(clean || attacked), Zhang et al. 2019).
     norm, epsilon, step, steps : the attack in training, in pixel units.
-    attack_batchnorm : batch norm in the attack, "eval" or, as released, "train".
-    trades_batchnorm : "fixed", or "published": the model stays in eval mode, statistics at 0 and 1.
-    reestimate : average batch-norm statistics anew over clean training data after training.
+    attack_batchnorm : batch norm during the attack, "eval" or, as released, "train".
+    trades_batchnorm : "fixed", or "published": the model stays in eval mode, its statistics at 0 and 1.
+    reestimate : after training, average batch-norm statistics anew over the clean training data.
     perturbations : measure on "fresh" attacks or on the "stale" ones made during the epoch.
     epochs, batch, lr, momentum, weight_decay : SGD; lr falls tenfold at each share in ``drops``.
     precision : "float32", "bfloat16", or "auto": bfloat16 where the device gains from it.
@@ -49,6 +50,7 @@ class Recipe:
 
     dataset: str = "digits"
     per_class: int | None = None
+    test_per_class: int | None = None
     architecture: str = "preactresnet8"
     width: int = 16
     training: str = "standard"
@@ -72,15 +74,15 @@ class Recipe:
 
     def __post_init__(self):
         for field in fields(self):
-            value = _check_type(field.name, getattr(self, field.name), field.type)
-            object.__setattr__(self, field.name, value)
+            object.__setattr__(self, field.name, _check_type(field.name, getattr(self, field.name), field.type))
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose one of {', '.join(choices)}")
         check_attack(self.epsilon, self.norm)
-        for name in ("width", "epochs", "batch", "lr", "step", "steps"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+        for name in ("width", "epochs", "batch", "lr", "step", "steps", "momentum", "weight_decay", "beta"):
+            value, zero = getattr(self, name), name in ("momentum", "weight_decay", "beta")
+            if not (value >= 0 if zero else value > 0):
+                raise ValueError(f"{name} must be {'0 or more' if zero else 'above 0'}, not {value}")
         if any(not 0 < share < 1 for share in self.drops):
             raise ValueError(f"drops are shares of the epochs between 0 and 1, not {self.drops}")
 
@@ -90,11 +92,9 @@ class Recipe:
 
     def canonical(self) -> dict[str, Any]:
         """The fields that matter: standard training knows no attack, only TRADES knows its options."""
-        idle = set()
-        if self.training == "standard":
-            idle.update(ATTACK_ONLY)
-        if self.training != "trades":
-            idle.update(TRADES_ONLY)
+        idle = ATTACK_ONLY if self.training == "standard" else ()
+        idle += TRADES_ONLY if self.training != "trades" else ()
+        idle += EVAL_ONLY if self.training == "trades" and self.trades_batchnorm == "published" else ()
         return {name: value for name, value in asdict(self).items() if name not in idle}
 
     @property
@@ -108,7 +108,8 @@ class Recipe:
         """What the model is called in figures and records."""
         if self.training == "trades":
             return f"TRADES ({self.trades_batchnorm})"
-        return self.training if self.attack_batchnorm == "eval" else f"{self.training} (train-mode attack)"
+        ordinary = self.training == "standard" or self.attack_batchnorm == "eval"
+        return self.training if ordinary else f"{self.training} (train-mode attack)"
 
     @property
     def label(self) -> str:
@@ -119,8 +120,7 @@ class Recipe:
 @cache
 def training_code() -> str:
     """Hash of the code that trains and measures: comments and docstrings aside, a change there is a new key."""
-    here = Path(__file__).parent
-    sources = (_bare((here / f"{name}.py").read_text()) for name in CODE)
+    sources = (_bare(Path(__file__).with_name(f"{name}.py").read_text()) for name in CODE)
     return hashlib.sha256("".join(sources).encode()).hexdigest()
 
 
@@ -128,14 +128,9 @@ def _bare(source: str) -> str:
     """Source as its syntax tree prints it, without docstrings: layout and prose do not count."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if (
-            isinstance(body, list)
-            and body
-            and isinstance(body[0], ast.Expr)
-            and isinstance(body[0].value, ast.Constant)
-        ):
-            node.body = body[1:] or [ast.Pass()]
+        match node:
+            case ast.AST(body=[ast.Expr(value=ast.Constant()), *rest]):
+                node.body = rest or [ast.Pass()]
     return ast.unparse(tree)
 
 
