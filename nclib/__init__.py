@@ -7,6 +7,7 @@ from .data import load, pixels
 from .layers import collapse, features, first_pass, layer_names, ncc_head, propagate
 from .measures import ClassMeans, class_means, cosines, equiangle, equinorm, leap_matrix, measure, similarity
 from .models import build
+from .parallel import fit_all
 from .recipe import Recipe
 from .train import Run, fit, reestimate_statistics
 from .views import View, views

@@ -1,0 +1,42 @@
+"""Several recipes at once: one process for each on a CPU, one after the other on a GPU."""
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+from .recipe import Recipe
+from .train import Run, fit
+
+
+def fit_all(recipes: Sequence[Recipe], root: str | Path | None = None, jobs: int | None = None) -> list[Run]:
+    """``fit`` for every recipe, in order, trained ``jobs`` at a time (default: the cores, at most 4; 1 on a GPU).
+
+    Each training keeps to its own threads, so results are those of ``fit`` one by one.
+    """
+    jobs = jobs or (1 if torch.cuda.is_available() else min(os.cpu_count() or 1, 4, len(recipes)))
+    if jobs > 1:
+        with ProcessPoolExecutor(jobs, get_context("spawn"), _die_with, (os.getpid(),)) as pool:
+            list(pool.map(_train, recipes, [root] * len(recipes)))
+    return [fit(recipe, root) for recipe in recipes]
+
+
+def _train(recipe: Recipe, root: str | Path | None) -> None:
+    torch.set_num_threads(1)
+    fit(recipe, root)
+
+
+def _die_with(parent: int) -> None:
+    """Stop when the notebook's process is gone: nobody waits for the result, and the state is saved."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
