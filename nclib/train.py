@@ -2,11 +2,11 @@
 
 import copy
 import errno
-import hashlib
 import json
 import os
 import time
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from pathlib import Path
 
 import pandas as pd
@@ -72,7 +72,7 @@ def fit(recipe: Recipe, root: str | Path | None = None, device: str | None = Non
     Raises ValueError for bad data choices, FileNotFoundError for missing data files, FloatingPointError
     (naming epoch, step and learning rate) when the loss stops being finite, OSError when the disk is full.
     """
-    data = load(recipe.dataset, per_class=recipe.per_class)
+    data = load(recipe.dataset, per_class=recipe.per_class, test_per_class=recipe.test_per_class)
     compute = choose(recipe.precision, device, data.shape[-1])
     path = Path(root or home() / "runs") / recipe.key
     path.mkdir(parents=True, exist_ok=True)
@@ -105,10 +105,8 @@ def learning_rate(recipe: Recipe, epoch: int) -> float:
 def batch_loss(model: nn.Module, recipe: Recipe, x: Tensor, y: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     """The loss of one batch and the images it was attacked with (x itself in standard training)."""
     attack = dict(epsilon=recipe.epsilon, step=recipe.step, steps=recipe.steps, norm=recipe.norm, generator=generator)
-    if recipe.training == "standard":
-        return F.cross_entropy(model(x).float(), y), x
-    if recipe.training == "adversarial":
-        x_adv = pgd(model, x, y, mode=recipe.attack_batchnorm, **attack)
+    if recipe.training != "trades":
+        x_adv = x if recipe.training == "standard" else pgd(model, x, y, mode=recipe.attack_batchnorm, **attack)
         return F.cross_entropy(model(x_adv).float(), y), x_adv
     mode = "eval" if recipe.trades_batchnorm == "published" else recipe.attack_batchnorm
     x_adv = pgd(model, x, y, mode=mode, loss="kl", start="gaussian", **attack)
@@ -127,8 +125,8 @@ class Past:
 
 
 def _train(model, recipe: Recipe, data: Dataset, compute: Compute, path: Path) -> None:
-    options = dict(lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-    optimizer = torch.optim.SGD(model.parameters(), **options)
+    sgd = dict(lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    optimizer = torch.optim.SGD(model.parameters(), **sgd)
     past = _resume(path, model, optimizer)
     log(f"{recipe.label}: training on {compute.device}, {compute.dtype} ({compute.reason}), from epoch {past.epoch}")
 
@@ -176,20 +174,17 @@ def _epoch(model, optimizer, recipe: Recipe, data: Dataset, compute: Compute, ep
         if stale is not None:
             stale.append((x_adv, y))
     # Looked at once an epoch, as a look stalls the device; the weights last: no loss has seen the final step.
-    weights = nn.utils.parameters_to_vector(model.parameters()).detach().sum()
+    weights = torch.stack([p.detach().sum() for p in model.parameters()]).sum()
     finite = torch.stack([*losses, weights]).isfinite()
     if not finite.all():
         step = min(int((~finite).nonzero()[0]), len(losses) - 1)
-        raise FloatingPointError(
-            f"{recipe.label}: loss is not finite at epoch {epoch + 1}, step {step + 1}, learning rate {rate:g};"
-            " the last good state is kept: try a lower lr"
-        )
+        where = f"epoch {epoch + 1}, step {step + 1}, learning rate {rate:g}"
+        raise FloatingPointError(f"{recipe.label}: loss not finite at {where}; the last good state is kept: lower lr")
 
 
 def _generator(device, *numbers: int) -> Generator:
     """A generator of its own for every (seed, epoch, purpose): resuming needs no random state."""
-    digest = hashlib.sha256(repr(numbers).encode()).digest()
-    return Generator(device).manual_seed(int.from_bytes(digest[:7], "big"))
+    return Generator(device).manual_seed(int.from_bytes(sha256(repr(numbers).encode()).digest()[:7]))
 
 
 @torch.no_grad()
@@ -208,8 +203,8 @@ def reestimate_statistics(model: nn.Module, images: Tensor, batch: int = 512) ->
 
 def _measure(model, recipe: Recipe, data: Dataset, compute: Compute, past: Past, stale: list | None) -> list[dict]:
     names = ["clean"] if recipe.training == "standard" else ["clean", "untargeted"]
-    attack = dict(epsilon=recipe.epsilon, step=recipe.step, steps=recipe.steps, norm=recipe.norm, seed=recipe.seed)
-    options = dict(names=names, precision=str(compute.dtype).removeprefix("torch."), **attack)
+    options = {name: getattr(recipe, name) for name in ("epsilon", "step", "steps", "norm", "seed")}
+    options |= dict(names=names, precision=str(compute.dtype).removeprefix("torch."))
     made = [view for split in ("train", "test") for view in views(model, data, split=split, **options)]
     if stale and len(names) > 1:
         made[1] = View("untargeted", *(torch.cat(parts) for parts in zip(*stale)))
@@ -219,7 +214,6 @@ def _measure(model, recipe: Recipe, data: Dataset, compute: Compute, past: Past,
 
 
 def snapshot_name(epoch: int) -> str:
-    """The file that keeps the weights of a measured epoch."""
     return f"epoch-{epoch:04d}.safetensors"
 
 
@@ -233,8 +227,8 @@ def _save_state(path: Path, model, optimizer, past: Past) -> None:
         if p in optimizer.state:  # nothing there before the first step, nor without momentum
             tensors[f"momentum.{name}"] = optimizer.state[p]["momentum_buffer"].contiguous().cpu()
     text = json.dumps(asdict(past))
-    # safetensors has no checksum: a digest of what is inside lets a flipped bit be seen.
-    _write(path / "state.safetensors", save(tensors, {"past": text, "sha256": _digest(save(tensors) + text.encode())}))
+    seal = sha256(save(tensors) + text.encode()).hexdigest()  # safetensors has no checksum against flipped bits
+    _write(path / "state.safetensors", save(tensors, {"past": text, "sha256": seal}))
 
 
 def _resume(path: Path, model, optimizer) -> Past:
@@ -245,7 +239,7 @@ def _resume(path: Path, model, optimizer) -> Past:
     try:
         with safe_open(file, "pt") as state:
             metadata, tensors = state.metadata(), {name: state.get_tensor(name) for name in state.keys()}  # noqa: SIM118
-        if metadata["sha256"] != _digest(save(tensors) + metadata["past"].encode()):
+        if metadata["sha256"] != sha256(save(tensors) + metadata["past"].encode()).hexdigest():
             raise ValueError("digest differs")
         past = Past(**json.loads(metadata["past"]))
         damaged = _damaged(path, past.sha256)
@@ -280,7 +274,8 @@ def _finish(path: Path, recipe: Recipe, model, past: Past, compute: Compute) -> 
 def _complete(path: Path) -> bool:
     """Is a finished run here, whole?"""
     try:
-        damaged = _damaged(path, json.loads((path / "recipe.json").read_text())["sha256"])
+        digests = json.loads((path / "recipe.json").read_text())["sha256"]
+        damaged = _damaged(path, {"model.safetensors": None, "history.csv": None} | digests)
     except FileNotFoundError:
         return False
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -298,13 +293,11 @@ def _intact(path: Path, damaged: list[str]) -> bool:
     return not damaged
 
 
-def _damaged(path: Path, sha256: dict[str, str]) -> list[str]:
+def _damaged(path: Path, digests: dict[str, str]) -> list[str]:
     """The files that are missing or not what was written."""
-    return [n for n, kept in sha256.items() if not (path / n).exists() or _digest((path / n).read_bytes()) != kept]
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+    return [
+        n for n, was in digests.items() if not (path / n).exists() or sha256((path / n).read_bytes()).hexdigest() != was
+    ]
 
 
 def _write(file: Path, content: bytes) -> str:
@@ -321,4 +314,4 @@ def _write(file: Path, content: bytes) -> str:
         if error.errno == errno.ENOSPC:
             raise OSError(errno.ENOSPC, f"disk full while writing {file.name}: free some space and run again") from None
         raise
-    return _digest(content)
+    return sha256(content).hexdigest()
