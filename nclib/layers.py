@@ -1,7 +1,7 @@
 """The walk through a model's stages: collapse at the last layer, propagation through all of them."""
 
-from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import pandas as pd
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .attacks import model_mode
 from .data import pixels
-from .measures import ClassMeans, MeansPass, WithinPass, similarity, weight_measures
+from .measures import ClassMeans, MeansPass, WithinPass, class_means, similarity, weight_measures
 from .views import View
 
 COLUMNS = ["split", "view", "layer", "measure", "value"]
@@ -37,14 +37,11 @@ class FirstPass:
 def first_pass(
     model: nn.Module, view: View, layers: Sequence[str], num_classes: int, pooled: bool = False, batch: int = 128
 ) -> FirstPass:
-    """Class means of every layer in one walk. Float32, eval mode; unpooled maps are flattened."""
+    """Class means of every layer in one walk; float32, eval mode, unpooled maps flattened. Errors as ``propagate``."""
     sums = {name: MeansPass(num_classes) for name in layers}
-    predicted, loss = [], 0.0
-    for x, y in _batches(view, batch):
-        logits = _walk(model, x, layers, pooled, lambda name, h: sums[name].update(h, y))
-        predicted.append(logits.argmax(1))
-        loss = loss + F.cross_entropy(logits.double(), y, reduction="sum")
-    return FirstPass({n: s.result() for n, s in sums.items()}, torch.cat(predicted), float(loss) / len(view))
+    logits = [_walk(model, x, layers, pooled, lambda name, h: sums[name].update(h, y)) for x, y in _cut(view, batch)]
+    means = {name: _at(view, name, sums[name].result) for name in layers}
+    return FirstPass(means, torch.cat(logits).argmax(1), _loss(torch.cat(logits), view))
 
 
 @torch.no_grad()
@@ -58,70 +55,57 @@ def propagate(
 ) -> pd.DataFrame:
     """Every measure of every view at every layer, exact at any width (Su et al. 2024, section 6).
 
-    Parameters
-    ----------
-    model : its ``layers`` are names of submodules ("pixels" is the input); by default the stages of an
-        ``nn.Sequential``. views : the first one gives the reference class means (clean training data).
-    pooled : average feature maps over space first; by default they are flattened.
+    ``layers`` are names of submodules ("pixels" is the input), by default the stages of an ``nn.Sequential``; feature
+    maps (N, c, h, w) are flattened, or averaged over space where ``pooled``. The first of ``views`` gives the reference
+    class means (clean training data) and, by its largest label, ``num_classes``.
 
-    Returns a tidy frame: split, view, layer, measure, value. Beside the measures of ``measure``, views
-    after the first have ``centers_*`` (their samples about the reference means), ``centers_leapt`` (share closest
-    in angle to another class's reference mean) and ``angle``, ``angle_uncentered``, ``distance``, ``shift``
-    (class means of the two views; averages over classes, angles in degrees).
-
-    Two walks per view; memory O(C d) per layer beside one batch's activations. Errors as in ``measure``.
+    Returns a tidy frame: split, view, layer, measure, value. Beside the measures of ``measure``, views after the
+    first have ``centers_*`` (their samples about the reference means) and what ``similarity`` says of the two views'
+    class means, averaged over classes. Two walks per view; memory O(C d) per layer beside one batch's activations.
+    ValueError, naming view and layer, as ``measure`` has it, and for a layer unknown or not passed once a walk.
     """
-    layers = list(layers) if layers is not None else layer_names(model)
-    return _table(model, views, layers, num_classes, pooled, batch)
+    layers = layer_names(model) if layers is None else list(layers)
+    C, rows, reference = _classes(views, num_classes), [], {}
+    for view in views:
+        first = first_pass(model, view, layers, C, pooled, batch)
+        within = {name: _at(view, name, WithinPass, first.means[name], reference.get(name)) for name in layers}
+        for (x, y), predicted in zip(_cut(view, batch), first.predicted.split(batch)):
+            _walk(model, x, layers, pooled, lambda name, h: within[name].update(h, y, predicted))
+        for name in layers:
+            found = _at(view, name, _found, within[name], first.means[name], reference.get(name))
+            rows += [(view.split, view.name, name, k, v) for k, v in found.items()]
+        reference = reference or first.means
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 @torch.no_grad()
 def collapse(
-    model: nn.Module,
-    views: Sequence[View],
-    layer: str = "features",
-    head: str = "head",
-    batch: int = 512,
+    model: nn.Module, views: Sequence[View], layer: str = "features", head: str = "head", batch: int = 512
 ) -> pd.DataFrame:
-    """Every measure per view at the features that enter the linear classifier: ``propagate`` at one layer.
+    """Every measure per view at the features that enter the linear classifier: ``propagate`` at one layer, in one walk.
 
-    Adds ``loss`` (cross-entropy), ``weight_equinorm``, ``weight_equiangle`` and ``nc3`` of the classifier
-    ``head`` against each view's means. For a model of your own, name its ``layer`` and its ``head``.
+    Adds ``loss`` (cross-entropy, nats), ``weight_equinorm``, ``weight_equiangle`` and ``nc3`` of the classifier
+    ``head`` against each view's means; C is the rows of its weight. For a model of your own, name ``layer`` and
+    ``head``. Keeps one view's features (N, d) instead of walking twice. Errors as in ``propagate``.
     """
     weight = model.get_submodule(head).weight
-    return _table(model, views, [layer], len(weight), False, batch, weight)
-
-
-def _table(model, views, layers, num_classes, pooled, batch, weight: Tensor | None = None) -> pd.DataFrame:
-    if not views:
-        raise ValueError("no views to measure")
-    C = num_classes or int(views[0].labels.max()) + 1
-    rows, reference = [], None
+    C, rows, reference = _classes(views, len(weight)), [], None
     for view in views:
-        first = first_pass(model, view, layers, C, pooled, batch)
-        centers = reference.means if reference else dict.fromkeys(layers)
-        within = {name: WithinPass(first.means[name], centers[name]) for name in layers}
-        for (x, y), predicted in zip(_batches(view, batch), first.predicted.split(batch)):
-            _walk(model, x, layers, pooled, lambda name, h: within[name].update(h, y, predicted))
-        for name in layers:
-            found = within[name].result()
-            if reference:
-                compared = similarity(first.means[name], reference.means[name])
-                found |= {k: float(torch.as_tensor(v).mean()) for k, v in compared.items()}
-            if weight is not None:
-                found |= {"loss": first.loss} | weight_measures(weight, first.means[name])
-            rows += [(view.split, view.name, name, k, v) for k, v in found.items()]
-        reference = reference or first
+        h, logits = _last(model, view, layer, batch)
+        means = _at(view, layer, class_means, h, view.labels, C)
+        within = _at(view, layer, WithinPass, means, reference)
+        within.update(h, view.labels, logits.argmax(1))
+        found = _at(view, layer, _found, within, means, reference) | {"loss": _loss(logits, view)}
+        found |= _at(view, layer, weight_measures, weight, means)
+        rows += [(view.split, view.name, layer, k, v) for k, v in found.items()]
+        reference = reference or means
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 @torch.no_grad()
 def features(model: nn.Module, images: Tensor, layer: str = "features", batch: int = 512) -> Tensor:
-    """Activations of one layer (N, d), flattened, float32, in eval mode."""
-    taken = []
-    for x in images.split(batch):
-        _walk(model, pixels(x), [layer], False, lambda _, h: taken.append(h.flatten(1)))
-    return torch.cat(taken)
+    """Activations of one layer (N, d), flattened, float32, in eval mode. ValueError for an unknown layer."""
+    return _last(model, View("", images, torch.zeros(len(images))), layer, batch)[0]
 
 
 class NearestCenter(nn.Module):
@@ -139,40 +123,72 @@ class NearestCenter(nn.Module):
 def ncc_head(model: nn.Sequential, layer: str, means: ClassMeans) -> nn.Sequential:
     """The network cut after ``layer`` with the nearest-class-centre rule on top: what an adaptive attack sees.
 
-    Shares the model's modules. Raises ValueError for a layer that the model does not have.
+    Shares the model's modules; ``means`` are those of the unpooled layer. ValueError for a layer that is no stage.
     """
-    names = [name for name, _ in model.named_children()]
-    if layer != "pixels" and layer not in names:
-        raise ValueError(f"unknown layer {layer!r}; choose one of pixels, {', '.join(names)}")
-    prefix = [] if layer == "pixels" else list(model.children())[: names.index(layer) + 1]
-    return nn.Sequential(*prefix, NearestCenter(means)).to(means.means.device)
+    names = ["pixels"] + [name for name, _ in model.named_children()]
+    if layer not in names:
+        raise ValueError(f"unknown layer {layer!r}; choose one of {', '.join(names)}")
+    stages = list(model.children())[: names.index(layer)]
+    return nn.Sequential(*stages, NearestCenter(means).to(next(model.parameters()).device))
 
 
-def _batches(view: View, batch: int):
+def _classes(views: Sequence[View], num_classes: int | None) -> int:
+    if not views or not len(views[0]):
+        raise ValueError("no samples to measure" if views else "no views to measure")
+    return int(views[0].labels.max()) + 1 if num_classes is None else num_classes
+
+
+def _found(within: WithinPass, means: ClassMeans, reference: ClassMeans | None) -> dict[str, float]:
+    compared = {} if reference is None else similarity(means, reference)
+    return within.result() | {name: float(torch.as_tensor(value).mean()) for name, value in compared.items()}
+
+
+def _loss(logits: Tensor, view: View) -> float:
+    if (largest := int(view.labels.max())) >= logits.shape[1]:
+        raise ValueError(
+            f"{view.split} {view.name}: labels up to {largest}, but the network has {logits.shape[1]} classes"
+        )
+    return float(F.cross_entropy(logits.double(), view.labels.long()))
+
+
+def _last(model: nn.Module, view: View, layer: str, batch: int) -> tuple[Tensor, Tensor]:
+    """One layer's activations (N, d) and the logits (N, C) of all samples."""
+    taken, logits = [], []
+    for x, _ in _cut(view, batch):  # a copy: the next module may work in place
+        logits.append(_walk(model, x, [layer], False, lambda _, h: taken.append(h.flatten(1).clone())))
+    return torch.cat(taken), torch.cat(logits)
+
+
+def _cut(view: View, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    if len(view.images) != len(view.labels) or not len(view):
+        raise ValueError(f"{view.split} {view.name}: {len(view.images)} images, {len(view.labels)} labels")
     for x, y in zip(view.images.split(batch), view.labels.split(batch)):
         yield pixels(x), y
 
 
+def _at(view: View, layer: str, make: Callable, *arguments):
+    """make(*arguments), whose ValueError says which view and layer it comes from."""
+    try:
+        return make(*arguments)
+    except ValueError as error:
+        raise ValueError(f"{view.split} {view.name}, layer {layer}: {error}") from None
+
+
 def _walk(model: nn.Module, x: Tensor, layers: Sequence[str], pooled: bool, hear: Callable) -> Tensor:
     """One forward pass in eval mode; ``hear(name, activation)`` as each layer speaks. Returns the logits."""
+    modules, heard = dict(model.named_modules()) | {"pixels": nn.Identity()}, []
+    if missing := [name for name in layers if name not in modules]:
+        raise ValueError(f"unknown layer {missing[0]!r}; choose from {', '.join(name for name in modules if name)}")
 
     def tell(name: str, h: Tensor) -> None:
+        heard.append(name)
         hear(name, h.mean((2, 3)) if pooled and h.ndim == 4 else h)
 
-    if "pixels" in layers:
-        tell("pixels", x)
-    with model_mode(model, "eval"), _listening(model, [n for n in layers if n != "pixels"], tell):
-        return model(x)
-
-
-@contextmanager
-def _listening(model: nn.Module, layers: Sequence[str], tell: Callable):
-    known = dict(model.named_modules())
-    if missing := [name for name in layers if name not in known]:
-        raise ValueError(f"unknown layer {missing[0]!r}; choose from {', '.join(n for n in known if n)}")
-    handles = [known[n].register_forward_hook(lambda _m, _i, h, n=n: tell(n, h)) for n in layers]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    with model_mode(model, "eval"), torch.autocast(x.device.type, enabled=False), ExitStack() as hooks:
+        for name in layers:
+            hook = modules[name].register_forward_hook(lambda _module, _input, h, name=name: tell(name, h))
+            hooks.callback(hook.remove)
+        logits = model(modules["pixels"](x))
+    if wrong := [name for name in layers if heard.count(name) != 1]:
+        raise ValueError(f"layer {wrong[0]!r} is passed {heard.count(wrong[0])} times in a walk, not once")
+    return logits

@@ -3,10 +3,13 @@
 Notation (all modules): C classes, n_c samples of class c, N in all; h (N, d) features; mu_c class
 means, mu_G their mean weighted by n_c, M~ = M - mu_G (C, d); W (C, d), b (C,) the classifier.
 
-Sums are float64 whatever the features are. No d x d matrix is ever built: with P = pinv(M~^T), of
-shape (C, d), the variability tr(Sigma_W Sigma_B^+) is C times the mean of |P (h_i - mu_{y_i})|^2.
+Sums are float64 whatever the features are; no input is changed, no gradient tracked (``_check`` and ``_blocks``, the
+two doors, detach). No d x d matrix is ever built: as Sigma_B = M~^T M~ / C, with P = pinv(M~^T) = (M~ M~^T)^+ M~ the
+variability tr(Sigma_W Sigma_B^+) is C times the mean of |P (h_i - mu_{y_i})|^2.
 """
 
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,11 +17,11 @@ import torch
 from torch import Tensor
 
 NEVER = torch.iinfo(torch.int64).max
-RCOND = 1e-12  # eigenvalues of M~ M~^T below this share of the largest count as zero
-IDENTICAL = 1e-10  # means closer than this share of the largest mean count as identical
+IDENTICAL = 1e-10  # lengths below this share of the largest there is count as zero
+BLOCK = 2**19  # float64 features held at a time: 4 MB, which stays in a CPU's cache
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ClassMeans:
     """Class means (C, d) float64 and class counts (C,) of one view of a data set."""
 
@@ -36,33 +39,32 @@ class ClassMeans:
         return self.means - self.global_mean
 
     @cached_property
-    def pinv(self) -> Tensor:
-        """P = pinv(M~^T) = (M~ M~^T)^+ M~, of shape (C, d), from a C x C eigenproblem."""
-        values, vectors = torch.linalg.eigh(self.centered @ self.centered.T)
-        inverse = torch.where(values > RCOND * values[-1], 1 / values, 0.0)
-        return (vectors * inverse) @ (vectors.T @ self.centered)
+    def gram(self) -> Tensor:
+        """M~ M~^T (C, C)."""
+        return self.centered @ self.centered.T
 
-    def nearest(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Closest centre of each row of h (N, d): by Euclidean distance, and by the angle seen from mu_G."""
-        inner = (h - self.global_mean) @ self.centered.T
-        lengths = self.centered.norm(dim=1)
-        return (inner - lengths.square() / 2).argmax(1), (inner / lengths).argmax(1)
+    @cached_property
+    def gram_inverse(self) -> Tensor:
+        """(M~ M~^T)^+ (C, C), from the singular values of M~ itself: squaring would lose half their digits."""
+        U, s, _ = torch.linalg.svd(torch.linalg.qr(self.centered.T, mode="r").R.T, full_matrices=False)
+        return (U * torch.where(s > IDENTICAL * self.means.norm(dim=1).max(), s**-2, 0.0)) @ U.T
 
-    def check_distinct(self) -> None:
-        """Raise ValueError naming two classes whose means coincide: NC1 and CDNV then have no value."""
+    def nearest(self, inner: Tensor) -> tuple[Tensor, Tensor]:
+        """Closest mean by Euclidean distance and by the angle seen from mu_G; ``inner`` (N, C) is (h - mu_G) M~^T."""
+        squares = self.gram.diagonal()
+        return (inner - squares / 2).argmax(1), (inner / squares.sqrt()).argmax(1)
+
+    def distances(self, what: str = "means") -> Tensor:
+        """|mu_c - mu_c'| (C, C). ValueError naming two classes whose means coincide: NC1 and CDNV have no value."""
         gaps = torch.cdist(self.means, self.means, compute_mode="donot_use_mm_for_euclid_dist")
-        gaps.fill_diagonal_(torch.inf)
-        if gaps.min() <= IDENTICAL * self.means.norm(dim=1).max():
+        if gaps.fill_diagonal_(torch.inf).min() <= IDENTICAL * self.means.norm(dim=1).max():
             a, b = divmod(int(gaps.argmin()), len(gaps))
-            raise ValueError(f"classes {a} and {b} have identical means: NC1 and CDNV have no value here")
+            raise ValueError(f"classes {a} and {b} have identical {what}: NC1 and CDNV have no value here")
+        return gaps.fill_diagonal_(0)
 
 
 class MeansPass:
-    """First pass: class sums over batches in any order and size. ``result()`` gives ``ClassMeans``.
-
-    ``result`` raises ValueError, naming sample or class, for NaN or infinite features, labels outside
-    0..C-1, no samples, or a class without samples. Nothing is moved to the host before that.
-    """
+    """First pass: class sums over batches in any order and size. Errors wait for ``result``: no batch syncs."""
 
     def __init__(self, num_classes: int):
         if num_classes < 2:
@@ -70,30 +72,30 @@ class MeansPass:
         self.num_classes, self.seen, self.sums = num_classes, 0, None
 
     def update(self, features: Tensor, labels: Tensor) -> None:
-        h = _rows(features, labels)
-        if self.sums is None:
-            self.sums = h.new_zeros(self.num_classes, h.shape[1])
-            self.counts = labels.new_zeros(self.num_classes, device=h.device)
-            self.bad_feature = self.bad_label = torch.tensor(NEVER, device=h.device)
-        elif h.shape[1] != self.sums.shape[1]:
-            raise ValueError(f"features have {h.shape[1]} dimensions after batches of {self.sums.shape[1]}")
-        labels = labels.to(h.device)
-        inside = labels.clamp(0, self.num_classes - 1)
-        self.sums.index_add_(0, inside, h)
-        self.counts.index_add_(0, inside, torch.ones_like(inside))
-        index = torch.arange(self.seen, self.seen + len(h), device=h.device)
-        self.bad_feature = _first(index, ~h.sum(1).isfinite(), self.bad_feature)
-        self.bad_label = _first(index, inside != labels, self.bad_label)
-        self.seen += len(h)
+        """Add a batch: features (n, d) or (n, ...), labels (n,)."""
+        for h, y in _blocks(features, labels):
+            if self.sums is None:
+                self.sums, self.counts = h.new_zeros(self.num_classes, h.shape[1]), y.new_zeros(self.num_classes)
+                self.bad_feature = self.bad_label = y.new_full((), NEVER)
+            if h.shape[1] != self.sums.shape[1]:
+                raise ValueError(f"features have {h.shape[1]} dimensions after batches of {self.sums.shape[1]}")
+            inside = y.clamp(0, self.num_classes - 1)
+            index = torch.arange(self.seen, self.seen + len(h), device=h.device)
+            self.sums.index_add_(0, inside, h)
+            self.counts.index_add_(0, inside, torch.ones_like(inside))
+            self.bad_feature = torch.where(h.sum(1).isfinite(), NEVER, index).min().minimum(self.bad_feature)
+            self.bad_label = torch.where(inside == y, NEVER, index).min().minimum(self.bad_label)
+            self.seen += len(h)
 
     def result(self) -> ClassMeans:
+        """Class means of all that was added. ValueError naming the sample or class at fault."""
         if not self.seen:
             raise ValueError("no samples to measure")
         if (i := int(self.bad_feature)) < NEVER:
             raise ValueError(f"features of sample {i} contain NaN or infinity")
         if (i := int(self.bad_label)) < NEVER:
             raise ValueError(f"label of sample {i} is outside 0..{self.num_classes - 1}")
-        if len(empty := (self.counts == 0).nonzero().flatten().tolist()):
+        if empty := (self.counts == 0).nonzero().flatten().tolist():
             raise ValueError(f"no samples of class {', '.join(map(str, empty))}")
         return ClassMeans(self.sums / self.counts[:, None], self.counts)
 
@@ -101,54 +103,48 @@ class MeansPass:
 class WithinPass:
     """Second pass: scatter about the class means, the nearest-class-centre rule, the variances.
 
-    ``means`` are those of the same samples. ``centers`` (optional) are class means of *another* view;
-    what is measured about them carries the prefix ``centers_``.
+    ``means`` are those of the same samples, ``centers`` nu (optional) class means of *another* view: what is measured
+    about them is named ``centers_...``. As h_i - nu_{y_i} = (h_i - mu_{y_i}) + (mu - nu)_{y_i}, they cost little more.
     """
 
     def __init__(self, means: ClassMeans, centers: ClassMeans | None = None):
-        means.check_distinct()
-        self.own, self.centers = means, centers
-        self.abouts = {"": means} | ({"centers_": centers} if centers is not None else {})
-        zero = means.means.new_zeros(())
-        self.totals = {p + k: zero.clone() for p in self.abouts for k in ("scatter", "agree", "right", "leapt")}
-        self.correct, self.variance, self.judged = zero.clone(), means.means.new_zeros(len(means.means)), False
+        self.own, self.abouts = means, {"": means} if centers is None else {"": means, "centers_": centers}
+        for what, nu in zip(("means", "centers"), self.abouts.values()):
+            _check(what, nu.means, means.means.shape)
+            nu.distances(what)
+            _lengths(nu.centered)
+        self.offsets = {prefix: (means.means - nu.means) @ nu.centered.T for prefix, nu in self.abouts.items()}
+        self.totals, self.variance, self.seen = defaultdict(float), torch.zeros_like(means.means[:, 0]), 0
 
     def update(self, features: Tensor, labels: Tensor, predicted: Tensor | None = None) -> None:
-        """Add a batch; ``predicted`` (N,) are the network's own classes, for NC4 and accuracy."""
-        h = _rows(features, labels)
-        labels = labels.to(h.device)
-        for prefix, about in self.abouts.items():
-            within = h - about.means[labels]
-            nearest, closest = about.nearest(h)
-            self.totals[prefix + "scatter"] += (within @ about.pinv.T).square().sum()
-            self.totals[prefix + "right"] += (nearest == labels).sum()
-            self.totals[prefix + "leapt"] += (closest != labels).sum()
-            if about is self.own:
-                self.variance.index_add_(0, labels, within.square().sum(1))
-            if predicted is not None:
-                self.totals[prefix + "agree"] += (nearest == predicted).sum()
-        if predicted is not None:
-            self.judged = True
-            self.correct += (predicted == labels).sum()
+        """Add a batch; ``predicted`` (n,) are the network's own classes, for NC4 and accuracy."""
+        for h, y, k in _blocks(features, labels, labels if predicted is None else predicted):
+            within = h - self.own.means[y]  # h_i - mu_{y_i}
+            self.variance.index_add_(0, y, within.norm(dim=1).square())
+            found = {} if predicted is None else {"accuracy": k == y}
+            for prefix, nu in self.abouts.items():
+                inner = within @ nu.centered.T + self.offsets[prefix][y]  # (h_i - nu_{y_i}) M~^T
+                nearest, closest = nu.nearest(inner + nu.gram[y])
+                found[prefix + "nc1"] = len(nu.means) * (inner @ nu.gram_inverse).square()
+                found |= {prefix + "ncc_accuracy": nearest == y, prefix + "leapt": closest != y}
+                if predicted is not None:
+                    found[prefix + "nc4"] = nearest != k
+            for name, values in found.items():
+                self.totals[name] += values.sum(dtype=torch.float64)
+            self.seen += len(h)
 
     def result(self) -> dict[str, float]:
-        C, N = len(self.own.counts), self.own.counts.sum()
-        out = {}
-        for prefix in self.abouts:
-            out[prefix + "nc1"] = C * self.totals[prefix + "scatter"] / N
-            out[prefix + "ncc_accuracy"] = self.totals[prefix + "right"] / N
-            out[prefix + "leapt"] = self.totals[prefix + "leapt"] / N
-            if self.judged:
-                out[prefix + "nc4"] = 1 - self.totals[prefix + "agree"] / N
-        out["nc1_per_class"] = out["nc1"] / C
-        out["cdnv"] = _cdnv(self.own.means, self.variance / self.own.counts)
-        out["equinorm"], out["equiangle"] = equinorm(self.own.centered), equiangle(self.own.centered)
-        if self.judged:
-            out["accuracy"] = self.correct / N
+        """The measures of ``measure`` that need no weight. ValueError unless every sample came again."""
+        C, N, M = len(self.own.counts), int(self.own.counts.sum()), self.own.centered
+        if self.seen != N:
+            raise ValueError(f"the second pass saw {self.seen} samples, the first {N}")
+        out = {name: total / N for name, total in self.totals.items()}
+        out |= {"nc1_per_class": out["nc1"] / C, "equinorm": equinorm(M), "equiangle": equiangle(M)}
+        variance = self.variance / self.own.counts
+        out["cdnv"] = _mean_over_pairs((variance[:, None] + variance) / (2 * self.own.distances().square()))
         return {name: float(value) for name, value in out.items()}
 
 
-@torch.no_grad()
 def measure(
     features: Tensor,
     labels: Tensor,
@@ -159,158 +155,136 @@ def measure(
 ) -> dict[str, float]:
     """Every collapse measure of one set of features (Papyan, Han & Donoho 2020; Su et al. 2024, section 3).
 
-    Parameters
-    ----------
-    features (N, d) or (N, ...), any float type; labels (N,) int64 in 0..C-1; weight (C, d) and bias (C,)
-    of the linear classifier; num_classes C, else that of ``weight``, else the largest label + 1;
-    centers, ``ClassMeans`` or (C, d), the class means of another view.
+    Takes features (N, d) or (N, ...), any float type; labels (N,), integers in 0..C-1; weight (C, d), bias (C,) of the
+    linear classifier; num_classes C, else the rows of ``weight``, else the largest label + 1; centers, ``ClassMeans``
+    or (C, d), the class means of another view.
 
-    Returns
-    -------
-    dict of floats, all 0 in perfect collapse but the accuracies:
-    ``nc1`` tr(Sigma_W Sigma_B^+); ``nc1_per_class`` the same over C (Papyan's convention);
-    ``equinorm``, ``equiangle`` of M~; ``cdnv`` class-distance normalised variance (Galanti et al. 2022);
-    ``ncc_accuracy`` nearest-class-centre rule against the *labels*. With ``weight`` also
-    ``weight_equinorm``, ``weight_equiangle``, ``nc3``, ``nc4`` (that rule against the *network*) and the
-    network's ``accuracy``; ``leapt``, the share closest *in angle* to another class's mean. With
-    ``centers`` also ``centers_nc1``, ``centers_ncc_accuracy``, ``centers_leapt`` and ``centers_nc4``:
-    these samples about those means. Where d < C - 1 no simplex of C vertices fits in
-    the space: equiangle then cannot reach 0, and NC1 uses the d directions there are.
-
-    Raises
-    ------
-    ValueError for NaN or infinity, no samples, an empty class, one class, a label out of range, shapes
-    that do not match, or identical class means.
+    Returns a dict of floats without units, all 0 in perfect collapse but the accuracies, which are 1:
+    ``nc1`` tr(Sigma_W Sigma_B^+), with Sigma_W the mean of (h - mu_y)(h - mu_y)^T and Sigma_B = M~^T M~ / C;
+    ``nc1_per_class`` the same over C (Papyan's convention); ``equinorm`` and ``equiangle`` of M~ (see there);
+    ``cdnv`` mean over pairs of (var_c + var_c') / (2 |mu_c - mu_c'|^2) (Galanti et al. 2022); ``ncc_accuracy``
+    share that the nearest class centre labels rightly; ``leapt`` share of h - mu_G closest *in angle* to another
+    class's m~. With ``weight`` also ``weight_equinorm``, ``weight_equiangle``, ``nc3`` |W/|W|_F - M~/|M~|_F|_F^2,
+    ``nc4`` share on which the nearest centre disagrees with the *network* argmax(W h + b), and its ``accuracy``.
+    With ``centers`` the same samples about those means: ``centers_nc1``, ``_ncc_accuracy``, ``_leapt`` and ``_nc4``.
+    Where d < C - 1 no simplex of C vertices fits: equiangle stays above 0, and NC1, by its pseudo-inverse, counts
+    the scatter along the directions that the means span.
+    Raises ValueError for NaN or infinity, no samples, an empty class, one class, a label out of range, shapes that
+    do not match, identical class means, a class mean on the global mean, or a row of ``weight`` of length 0.
     """
-    C = num_classes or (len(weight) if weight is not None else int(labels.max()) + 1 if len(labels) else 0)
-    if not len(labels) and not len(features):
-        raise ValueError("no samples to measure")
-    h = _rows(features, labels)
-    first = MeansPass(C)
-    first.update(h, labels)
-    means = first.result()
-    if weight is not None and tuple(weight.shape) != (C, h.shape[1]):
-        raise ValueError(f"weight has shape {tuple(weight.shape)}, expected {(C, h.shape[1])}")
-    if bias is not None and tuple(bias.shape) != (C,):
-        raise ValueError(f"bias has shape {tuple(bias.shape)}, expected {(C,)}")
-    if centers is not None:
-        centers = as_means(centers)
-        if centers.means.shape != means.means.shape:
-            raise ValueError(f"centers have shape {tuple(centers.means.shape)}, expected {tuple(means.means.shape)}")
-    predicted = None
-    if weight is not None:
-        logits = h @ weight.to(h).T
-        predicted = (logits if bias is None else logits + bias.to(h)).argmax(1)
-    second = WithinPass(means, centers)
-    second.update(h, labels, predicted)
-    return second.result() | (weight_measures(weight, means) if weight is not None else {})
+    means = class_means(features, labels, len(weight) if weight is not None and num_classes is None else num_classes)
+    second = WithinPass(means, None if centers is None else as_means(centers, "centers"))
+    if weight is None:
+        second.update(features, labels)
+        return second.result()
+    found, W = weight_measures(weight, means), weight.detach().to(means.means)
+    b = 0.0 if bias is None else _check("bias", bias, W.shape[:1]).to(W)
+    second.update(features, labels, torch.cat([h @ W.T + b for (h,) in _blocks(features)]).argmax(1))
+    return second.result() | found
 
 
-@torch.no_grad()
 def class_means(features: Tensor, labels: Tensor, num_classes: int | None = None) -> ClassMeans:
-    """Class means (C, d) and counts (C,) of features (N, d). Errors as in ``measure``."""
-    first = MeansPass(num_classes or int(labels.max()) + 1)
+    """mu_c, the mean of h_i over y_i = c, and n_c, of features (N, d), labels (N,). Errors as in ``measure``."""
+    first = MeansPass((int(labels.max()) + 1 if len(labels) else 2) if num_classes is None else num_classes)
     first.update(features, labels)
     return first.result()
 
 
-@torch.no_grad()
 def weight_measures(weight: Tensor, means: ClassMeans) -> dict[str, float]:
-    """NC2 of the rows of W (not centred) and NC3, |W/|W|_F - M~/|M~|_F|_F^2. weight: (C, d)."""
-    W = weight.to(means.means)
-    gap = W / W.norm() - means.centered / means.centered.norm()
-    return {
-        "weight_equinorm": float(equinorm(W)),
-        "weight_equiangle": float(equiangle(W)),
-        "nc3": float(gap.square().sum()),
-    }
+    """NC2 of the rows of W (C, d), not centred, and NC3, |W/|W|_F - M~/|M~|_F|_F^2. Errors as in ``measure``."""
+    W, M = _check("weight", weight, means.means.shape).to(means.means), means.centered
+    nc3 = (W / W.norm() - M / M.norm()).square().sum()
+    return {"weight_equinorm": float(equinorm(W)), "weight_equiangle": float(equiangle(W)), "nc3": float(nc3)}
 
 
 def equinorm(vectors: Tensor) -> Tensor:
-    """std / mean of the norms of C vectors (C, d), unbiased std; 0: all of one length."""
-    norms = vectors.norm(dim=1)
-    return norms.std() / norms.mean()
+    """std(|v_c|) / mean(|v_c|) of vectors (C, d), unbiased std; 0: all of one length. Errors as in ``cosines``."""
+    lengths = _lengths(_check("vectors", vectors))
+    return lengths.std() / lengths.mean()
 
 
 def cosines(vectors: Tensor) -> Tensor:
-    """Cosine matrix (C, C) of C vectors (C, d). ValueError, naming it, for a vector of length zero."""
-    norms = vectors.norm(dim=1)
-    if len(zero := (norms <= IDENTICAL * norms.max()).nonzero().flatten().tolist()):
-        raise ValueError(f"vector of class {zero[0]} has length zero: its angles have no value")
-    return (vectors @ vectors.T) / norms.outer(norms)
+    """cos(v_c, v_c') (C, C) of vectors (C, d), in float64. ValueError for one vector, NaN, infinity, or length zero."""
+    v = _check("vectors", vectors)
+    return (v @ v.T) / _lengths(v).outer(_lengths(v))
 
 
 def equiangle(vectors: Tensor) -> Tensor:
-    """Mean over ordered pairs of |cos(v_c, v_c') + 1/(C-1)|; 0: the angles of a simplex."""
-    C = len(vectors)
-    gaps = (cosines(vectors) + 1 / (C - 1)).abs()
-    return gaps[~torch.eye(C, dtype=torch.bool, device=gaps.device)].mean()
+    """Mean over ordered pairs of |cos(v_c, v_c') + 1/(C-1)|; 0: the angles of a simplex. Errors as in ``cosines``."""
+    return _mean_over_pairs((cosines(vectors) + 1 / (len(vectors) - 1)).abs())
 
 
-def _cdnv(means: Tensor, variance: Tensor) -> Tensor:
-    a, b = torch.triu_indices(len(means), len(means), 1)
-    return ((variance[a] + variance[b]) / (2 * (means[a] - means[b]).square().sum(1))).mean()
-
-
-@torch.no_grad()
 def similarity(means_a: ClassMeans | Tensor, means_b: ClassMeans | Tensor) -> dict[str, Tensor | float]:
     """Do two simplices coincide? Compare the class means of two views class by class (Su et al. 2024).
 
-    Takes ``ClassMeans`` or (C, d). Returns ``angle`` (C,) in degrees between centred means, ``distance``
-    (C,) between them, the twins ``angle_uncentered`` and ``distance_uncentered``, and ``shift``, the
-    length of the global mean's move. ValueError where shapes differ or a centred mean is zero.
+    Takes ``ClassMeans`` or (C, d). Returns ``angle`` (C,), in degrees, between m~_c of one and the other, ``distance``
+    (C,) |m~_c - m~'_c| in the features' units, the twins ``angle_uncentered`` and ``distance_uncentered`` of mu_c, and
+    ``shift`` |mu_G - mu'_G|. ValueError where shapes differ, for NaN or infinity, and where a mean has length zero.
     """
     a, b = as_means(means_a), as_means(means_b)
-    if a.means.shape != b.means.shape:
-        raise ValueError(f"means of shapes {tuple(a.means.shape)} and {tuple(b.means.shape)} cannot be compared")
-    for vectors in (a.centered, b.centered):
-        cosines(vectors)
-    return {
-        "angle": _angle(a.centered, b.centered),
-        "distance": (a.centered - b.centered).norm(dim=1),
-        "angle_uncentered": _angle(a.means, b.means),
-        "distance_uncentered": (a.means - b.means).norm(dim=1),
-        "shift": float((a.global_mean - b.global_mean).norm()),
-    }
+    _check("second means", b.means, a.means.shape)
+    out = {}
+    for kind, x, y in (("", a.centered, b.centered), ("_uncentered", a.means, b.means)):
+        u, v = x / _lengths(x)[:, None], y / _lengths(y)[:, None]
+        half = torch.atan2((u - v).norm(dim=1), (u + v).norm(dim=1))  # Kahan's form, exact near 0 and 180 degrees
+        out |= {"angle" + kind: torch.rad2deg(2 * half), "distance" + kind: (x - y).norm(dim=1)}
+    return out | {"shift": float((a.global_mean - b.global_mean).norm())}
 
 
-@torch.no_grad()
 def leap_matrix(features: Tensor, labels: Tensor, means: ClassMeans | Tensor) -> Tensor:
-    """Where attacked points went: (C, C), row c the shares of class-c samples by closest clean vertex.
+    """Where attacked points went: (C, C), row c the shares of class-c samples by closest clean vertex (Su et al. 2024).
 
-    Closest *in angle*: of h_i - mu_G to the rows of M~, both of the clean view ``means``. The identity
-    means that nothing leapt. features (N, d), labels (N,). Errors as in ``measure``.
+    Closest *in angle*: argmax over c' of cos(h_i - mu_G, m~_c'), both of the clean view ``means``; the identity means
+    that nothing leapt. features (N, d), labels (N,). Errors as in ``measure``.
     """
-    means = as_means(means)
-    C = len(means.means)
-    class_means(features, labels, C)  # refuses what cannot be counted
-    _, closest = means.nearest(_rows(features, labels).to(means.means.device))
-    counts = torch.bincount(labels.to(closest.device) * C + closest, minlength=C * C).view(C, C).double()
-    return counts / counts.sum(1, keepdim=True)
+    clean = as_means(means)
+    own = class_means(features, labels, len(clean.means))  # refuses what cannot be counted
+    _check("means", clean.means, own.means.shape)
+    _lengths(clean.centered)
+    counts = torch.zeros_like(clean.gram)
+    for h, y in _blocks(features, labels):
+        _, closest = clean.nearest((h - clean.global_mean) @ clean.centered.T)
+        counts.index_put_((y, closest), counts.new_ones(()), accumulate=True)
+    return counts / own.counts[:, None]
 
 
-def _angle(a: Tensor, b: Tensor) -> Tensor:
-    """Row-wise angle in degrees, exact near 0 and 180 (Kahan's half-angle form)."""
-    a, b = (torch.nn.functional.normalize(v, dim=1) for v in (a, b))
-    return torch.rad2deg(2 * torch.atan2((a - b).norm(dim=1), (a + b).norm(dim=1)))
+def as_means(means: ClassMeans | Tensor, what: str = "means") -> ClassMeans:
+    """Class means from a plain (C, d) tensor, its classes weighted alike. ValueError for NaN or infinity."""
+    if not isinstance(means, ClassMeans):
+        means = ClassMeans(means, means.new_ones(len(means), dtype=torch.int64))
+    return ClassMeans(_check(what, means.means), means.counts)
 
 
-def as_means(means: ClassMeans | Tensor) -> ClassMeans:
-    """Class means from a plain (C, d) tensor, its classes weighted alike."""
-    if isinstance(means, ClassMeans):
-        return means
-    if means.ndim != 2:
-        raise ValueError(f"class means must be (C, d), not {tuple(means.shape)}")
-    return ClassMeans(means.double(), torch.ones(len(means), dtype=torch.int64, device=means.device))
+def _lengths(vectors: Tensor) -> Tensor:
+    lengths = vectors.norm(dim=1)
+    if zero := (lengths <= IDENTICAL * lengths.max()).nonzero().flatten().tolist():
+        raise ValueError(f"vector of class {zero[0]} has length zero: its angles have no value")
+    return lengths
 
 
-def _rows(features: Tensor, labels: Tensor) -> Tensor:
-    if labels.ndim != 1 or len(features) != len(labels):
-        raise ValueError(f"features {tuple(features.shape)} and labels {tuple(labels.shape)} do not match")
-    return features.detach().flatten(1).double()
+def _mean_over_pairs(table: Tensor) -> Tensor:
+    return table.fill_diagonal_(0).sum() / (len(table) * (len(table) - 1))
 
 
-def _first(index: Tensor, bad: Tensor, before: Tensor) -> Tensor:
-    if not len(index):
-        return before
-    return torch.minimum(before, torch.where(bad, index, NEVER).min())
+def _check(what: str, values: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
+    """The values as float64, free of gradients. ValueError unless finite and of ``shape``, by default (C, d)."""
+    ok = values.ndim == 2 and len(values) > 1 if shape is None else values.shape == shape
+    if not ok:
+        raise ValueError(
+            f"{what} of shape {tuple(values.shape)}, expected {'(C, d), C > 1' if shape is None else tuple(shape)}"
+        )
+    if bad := (~values.isfinite()).nonzero()[:1].tolist():
+        raise ValueError(f"{what} of class {bad[0][0]}: NaN or infinity")
+    return values.detach().double()
+
+
+def _blocks(features: Tensor, *columns: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Rows as float64 (n, d), a cache's worth at a time, beside the same rows of integer columns (N,)."""
+    for c in columns:
+        if features.ndim < 2 or c.shape != features.shape[:1] or c.is_floating_point() or c.dtype == torch.bool:
+            raise ValueError(f"features {tuple(features.shape)} and labels {tuple(c.shape)} of {c.dtype} do not match")
+    size = max(1, BLOCK * len(features) // max(1, features.numel()))
+    columns = [c.to(features.device, torch.int64).split(size) for c in columns]
+    for h, *beside in zip(features.detach().split(size), *columns):
+        if len(h):
+            yield h.flatten(1).double(), *beside
