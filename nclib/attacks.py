@@ -74,7 +74,7 @@ def pgd(
     model : pixels (N, C, H, W) in [0, 1] to logits (N, classes). x : float pixels; y : labels (N,), the
         targets where ``targeted``; unused by ``loss="kl"``, which moves away from the model's output at x.
     epsilon, step : in pixel units, a number or one per sample (N,).
-    norm, loss : "linf" or "l2"; "ce", "margin", "dlr" or "kl".
+    norm, loss : "linf" or "l2"; "ce", "margin", "dlr" (weak towards a target: take "margin") or "kl".
     start : "uniform" in the ball; "radial", a random direction of uniform length (the authors' l2 start, dense
         near x); "gaussian", 0.001 N(0, I) (TRADES); None, at x.
     mode : None leaves the model's mode and statistics alone; "eval" or "train" sets that mode during the attack
@@ -134,9 +134,9 @@ def _start(x: Tensor, epsilon: float | Tensor, norm: str, start: str | None, gen
 def _direction(gradient: Tensor, norm: str) -> Tensor:
     if norm == "linf":
         return gradient.sign()
-    # Scale by the largest entry first: squares of a saturated network's gradient underflow.
-    gradient = gradient / _length(gradient, inf).clamp_min(1e-38)
-    return gradient / _length(gradient).clamp_min(1e-30)
+    # Measured in units of the largest entry: squares of a saturated network's gradient underflow.
+    largest = _length(gradient, inf).clamp_min(1e-38)
+    return gradient / (largest * _length(gradient / largest)).clamp_min(1e-38)
 
 
 def _length(v: Tensor, order: float = 2) -> Tensor:

@@ -81,7 +81,7 @@ def fit(recipe: Recipe, root: str | Path | None = None, device: str | None = Non
         if not _complete(path):
             _train(model, recipe, data.to(compute.device), compute, path)
         model.load_state_dict(load_file(path / "model.safetensors"))
-        history = pd.read_csv(path / "history.csv", float_precision="round_trip")
+        history = pd.read_csv(path / "history.csv")
     return Run(recipe, model.eval(), history, path)
 
 
