@@ -2,7 +2,7 @@ PROFILE ?= digits
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: book test lint serve lab bench clean help
+.PHONY: book test lint record serve lab bench clean help
 
 .venv/installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -20,6 +20,9 @@ lint: .venv/installed
 	$(BIN)/ruff check --output-format=concise nclib tests benchmarks book
 	$(BIN)/ruff format --check nclib tests benchmarks
 	$(BIN)/nbstripout --verify book/*.ipynb
+
+record: .venv/installed  ## copy a finished book's evidence to results/PROFILE
+	@$(BIN)/python -m nclib record --profile $(PROFILE)
 
 serve: book  ## render, then serve the site on http://localhost:8000
 	$(BIN)/python -m http.server --directory _build/$(PROFILE)/site/_build/html --bind localhost 8000

@@ -18,12 +18,15 @@ def main(words: list[str] | None = None) -> int:
     run.add_argument("-o", "--output", type=Path, help="write the executed copy (and its records) here instead")
     book = commands.add_parser("book", help="execute every chapter and render the site")
     book.add_argument("--jobs", type=int, help="chapters at a time (default: 2, on two cores or more)")
-    for command in (run, book):
+    record = commands.add_parser("record", help="copy a finished book's evidence to results/")
+    for command in (run, book, record):
         command.add_argument("--profile", default="digits", help="a name in profiles/ (default: digits)")
     asked = parser.parse_args(words)
     try:
         if asked.command == "book":
             execute.book(asked.profile, asked.jobs)
+        elif asked.command == "record":
+            print(execute.record(asked.profile))
         else:
             overrides = {name: yaml.safe_load(value) for name, value in asked.p}
             if overrides and not asked.output:

@@ -51,9 +51,9 @@ class Lookup:
         r = r[(r.model == model) & (r.measure == measure)]
         for column, value in where.items():
             r = r[r[column] == value]
+        r = r[r.epoch == (r.epoch.max() if epoch is None else epoch)]
         if r.empty:
             raise KeyError(f"{model}: {measure} ({', '.join(where.values())})")
-        r = r[r.epoch == (r.epoch.max() if epoch is None else epoch)]
         return r.groupby("seed").value.mean()
 
     def layers(self, model: str, view: str) -> pd.Series:
@@ -178,7 +178,7 @@ CLAIMS = (
           "sign and Gaussian noise: accuracy ≥ 0.95; NC1 ≤ 0.1 × NC1 under PGD",
           "attacks", "fig-attack-epsilon", _noise),
     Claim("C4", "Attacked points leap to other vertices",
-          "targeted: angle to the target's vertex ≤ half of before; ≥ 50 % of untargeted points closest to another vertex",
+          "targeted: angle to the target's vertex ≤ half of before; ≥ 50 % of untargeted points have leapt",
           "attacks", "fig-attack-leap", _leap),
     Claim("C5", "Adversarial training collapses on clean and perturbed data, onto one simplex",
           "NC1 clean and perturbed ≤ 0.3 × first epoch; clean–perturbed angle ≤ 15°",
@@ -193,7 +193,7 @@ CLAIMS = (
           "PGD test data: NCC accuracy within 0.02 of the network's; ≥ 3 × standard training's",
           "adversarial-training", "fig-robust-ncc", _robust_ncc),
     Claim("C8", "Earlier layers keep reliable simplices under attack, later ones do not",
-          "standard: some layer's NCC accuracy on PGD test data leads the last layer's by ≥ 0.20; adversarial: rises or flat",
+          "standard: some layer's NCC accuracy on PGD test data leads the last's by ≥ 0.20; adversarial: rises or flat",
           "layers", "fig-layers-ncc", _early_layers),
     Claim("C8a", "(ours) The early layers' robustness is real, not a failure to transfer",
           "the same lead under an adaptive attack on each layer's own NCC head",
@@ -246,9 +246,7 @@ def as_markdown(table: pd.DataFrame) -> str:
     out = []
     for claim, rows in table.groupby("id", sort=False):
         first = rows.iloc[0]
-        out.append(
-            f"**{claim}. {first.claim}.** Holds when {first.rule}. See [the figure]({first.chapter}.ipynb#{first.figure}).\n"
-        )
+        out.append(f"**{claim}. {first.claim}.** Holds when {first.rule}. See [the figure](#{first.figure}).\n")
         for row in rows.itertuples():
             seeds = f", {row.seeds} seed{'s' if row.seeds != 1 else ''}" if row.seeds else ""
             out.append(f"- *{row.profile}*{seeds}: **{row.verdict}**. {row.measured}")

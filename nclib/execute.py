@@ -18,6 +18,7 @@ from . import claims, records
 from .provenance import home, versions
 from .recipe import CHOICES
 
+MARK = ("<!-- verdicts -->", "<!-- end of verdicts -->")  # what lies between them in the README is written by record
 LEDGER = "ledger"  # reads what the other chapters recorded, so it runs last
 
 
@@ -250,3 +251,37 @@ def book(profile: str, jobs: int | None = None) -> Path:
         print(f"  {row.id:13s} {row.verdict:14s} {row.claim}")
     print(f"\n{time.time() - began:.0f} s in all\n{index}")
     return index
+
+
+def record(profile: str) -> Path:
+    """Commit-ready evidence of a finished book: executed chapters and records to ``results/<profile>/``.
+
+    For digits the README's verdicts and picture follow. BookError where the book has not been made.
+    """
+    place, results = home() / "_build" / profile, home() / "results" / profile
+    if not (place / "site").exists():
+        raise BookError(f"nothing to record: run 'make book PROFILE={profile}' first")
+    table = claims.ledger(records.load(place / "records"))
+    for kind, pattern in (("records", "*.*"), ("pages", "*.ipynb")):
+        shutil.rmtree(results / kind, ignore_errors=True)
+        (results / kind).mkdir(parents=True)
+        for file in (place / kind).glob(pattern):
+            shutil.copy2(file, results / kind)
+    if profile == "digits":
+        readme = home() / "README.md"
+        before, after = readme.read_text().split(MARK[0])[0], readme.read_text().split(MARK[1])[1]
+        readme.write_text(before + MARK[0] + "\n" + verdict_table(table) + MARK[1] + after)
+        (results / "picture.svg").write_text(_drawing(results / "pages" / "attacks.ipynb", "fig-attack-arrows"))
+    return results
+
+
+def verdict_table(table) -> str:
+    """The README's table of verdicts, in Markdown."""
+    lines = [f"| {row.id} | {row.claim} | **{row.verdict}** |\n" for row in table.itertuples()]
+    return "| | claim | on digits |\n|---|---|---|\n" + "".join(lines)
+
+
+def _drawing(notebook: Path, name: str) -> str:
+    cells = nbformat.read(notebook, 4).cells
+    cell = next(c for c in cells if c.metadata.get("mystnb", {}).get("figure", {}).get("name") == name)
+    return next(o.data["image/svg+xml"] for o in cell.outputs if "image/svg+xml" in o.get("data", {}))

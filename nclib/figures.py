@@ -4,12 +4,14 @@ Takes data frames and numpy arrays only. Every function returns a matplotlib fig
 notebook shows it once, and leaves the title to the caption beside the cell.
 """
 
+import sys
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 # Okabe and Ito's colours: told apart by the colour-blind and in grey print.
 BLUE, ORANGE, GREEN, PINK, SKY, RED, BLACK = (
@@ -49,14 +51,17 @@ NAMES = {
     "distance": "distance between class means",
     "centers_leapt": "share closest to another vertex",
 }
+WIDTH = 7.6  # inches: the width of a page's text
 LOGARITHMIC = {"nc1", "nc1_per_class", "centers_nc1", "cdnv", "loss"}
 CLASS_COLORS = sns.color_palette("husl", 10)
 
 
 def use_style() -> None:
     """Set the book's look: white ground (readable in dark mode), thin grid, no frame on top and right."""
+    if "ipykernel" in sys.modules:
+        set_matplotlib_formats("svg")  # one scale on every page, sharp in print
     sns.set_theme(
-        context="notebook",
+        context="paper",
         style="whitegrid",
         rc={
             "figure.facecolor": "white",
@@ -67,8 +72,12 @@ def use_style() -> None:
             "axes.spines.right": False,
             "grid.linewidth": 0.5,
             "grid.color": "#dddddd",
-            "font.size": 11,
-            "axes.titlesize": 11,
+            "font.size": 9.5,
+            "axes.titlesize": 9.5,
+            "axes.labelsize": 9.5,
+            "legend.fontsize": 9.5,
+            "xtick.labelsize": 8.5,
+            "ytick.labelsize": 8.5,
             "legend.frameon": False,
         },
     )
@@ -83,24 +92,24 @@ def panels(
     columns: int = 3,
     xlabel: str | None = None,
     logx: bool = False,
-    linear: Sequence[str] = (),
 ) -> plt.Figure:
     """One small panel per measure of a tidy frame: value against ``x``, a band over seeds where there are several."""
     rows = -(-len(measures) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(3.5 * columns, 2.9 * rows), squeeze=False, layout="constrained")
+    size = (WIDTH if columns > 1 else 0.7 * WIDTH, 2.4 * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     figure.get_layout_engine().set(h_pad=0.12, w_pad=0.08)
     for axis, measure in zip(axes.flat, measures):
         part = frame[frame.measure == measure]
         sns.lineplot(
-            part, x=x, y="value", hue=hue, style=style, palette=_palette(frame[hue]), ax=axis,
-            marker="o", markersize=4, markeredgewidth=0, errorbar=("pi", 100), sort=not isinstance(part[x].iloc[0], str),
+            part, x=x, y="value", hue=hue, style=style, palette=_palette(frame[hue]), ax=axis, marker="o",
+            markersize=3.5, markeredgewidth=0, errorbar=("pi", 100), sort=not isinstance(part[x].iloc[0], str),
         )  # fmt: skip
         axis.set(xlabel=xlabel or x, ylabel="", title=NAMES.get(measure, measure))
         if logx:
             axis.set_xscale("symlog", linthresh=1, linscale=0.4)
             axis.set_xlim(left=0)
             axis.xaxis.set_major_formatter("{x:g}")
-        if measure in LOGARITHMIC and measure not in linear and (part.value > 0).all():
+        if measure in LOGARITHMIC and (part.value > 0).all():
             axis.set_yscale("log")
         else:
             axis.set_ylim(bottom=min(0, part.value.min()))
@@ -118,11 +127,12 @@ def panels(
 
 def heatmap(matrix: np.ndarray, labels: Sequence[str], low: float, high: float, title: str = "", ax=None) -> plt.Figure:
     """A class-by-class matrix with its numbers (those of at most 12 classes)."""
-    axis = ax or plt.subplots(figsize=(5.2, 4.4), layout="constrained")[1]
+    axis = ax or plt.subplots(figsize=(4.6, 4), layout="constrained")[1]
     diverging = low < 0
     sns.heatmap(
-        matrix, vmin=low, vmax=high, cmap="RdBu_r" if diverging else "Blues", square=True, ax=axis, cbar_kws={"shrink": 0.7},
-        annot=len(matrix) <= 12, fmt=".2f", annot_kws={"size": 7}, xticklabels=labels, yticklabels=labels,
+        matrix, vmin=low, vmax=high, cmap="RdBu_r" if diverging else "Blues", square=True, ax=axis,
+        annot=len(matrix) <= 12, fmt=".2f", annot_kws={"size": 6}, cbar_kws={"shrink": 0.7},
+        xticklabels=labels, yticklabels=labels,
     )  # fmt: skip
     axis.tick_params(labelsize=8, length=0)
     axis.set_title(title)
@@ -148,7 +158,7 @@ def filmstrip(frames: Sequence[tuple], labels: Sequence[str]) -> plt.Figure:
     Each frame is (title, points (N, 2), class 0..2 of each point (N,), means (3, 2)).
     """
     rows = -(-len(frames) // 3)
-    figure, axes = plt.subplots(rows, 3, figsize=(10, 3.2 * rows), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(rows, 3, figsize=(WIDTH, 2.6 * rows), squeeze=False, layout="constrained")
     for axis, (title, points, classes, means) in zip(axes.flat, frames):
         _cloud(axis, points, classes, means, labels)
         axis.set_title(title)
@@ -161,7 +171,7 @@ def arrows(
     before: np.ndarray, after: np.ndarray, classes: np.ndarray, means: np.ndarray, labels: Sequence[str]
 ) -> plt.Figure:
     """Arrows from clean to attacked features (N, 2) in the plane of three class means (3, 2)."""
-    figure, axis = plt.subplots(figsize=(6, 5), layout="constrained")
+    figure, axis = plt.subplots(figsize=(5.6, 4.4), layout="constrained")
     colors = np.array([CLASS_COLORS[3 * c] for c in classes])
     moves = after - before
     axis.quiver(*before.T, *moves.T, color=colors, angles="xy", scale_units="xy", scale=1, width=0.0025, alpha=0.5)
@@ -174,7 +184,13 @@ def arrows(
 def _cloud(axis, points: np.ndarray, classes: np.ndarray, means: np.ndarray, labels: Sequence[str]) -> None:
     for c, label in enumerate(labels):
         axis.scatter(
-            *points[classes == c].T, color=CLASS_COLORS[3 * c], s=9, alpha=0.5, linewidths=0, label=f"class {label}"
+            *points[classes == c].T,
+            color=CLASS_COLORS[3 * c],
+            s=7,
+            alpha=0.5,
+            linewidths=0,
+            rasterized=True,
+            label=f"class {label}",
         )
     axis.fill(*means.T, fill=False, edgecolor="#555555", linewidth=0.8)
     axis.scatter(
@@ -193,7 +209,7 @@ def _cloud(axis, points: np.ndarray, classes: np.ndarray, means: np.ndarray, lab
 
 def triptych(clean: np.ndarray, attacked: np.ndarray, titles: Sequence[tuple[str, str]], gain: float) -> plt.Figure:
     """Columns of clean image, perturbation times ``gain`` about grey, attacked image. Images (N, H, W, C) in [0, 1]."""
-    figure, axes = plt.subplots(3, len(clean), figsize=(1.45 * len(clean), 5), layout="constrained")
+    figure, axes = plt.subplots(3, len(clean), figsize=(1.25 * len(clean), 4.2), layout="constrained")
     rows = (clean, (0.5 + gain * (attacked - clean)).clip(0, 1), attacked)
     for row, (images, name) in enumerate(zip(rows, ("clean", f"perturbation × {gain:.3g}", "attacked"))):
         for column, image in enumerate(images):
@@ -211,9 +227,7 @@ def bars(
 ) -> plt.Figure:
     """Grouped bars of a tidy frame's values, one panel for each value of ``columns``; whiskers span the seeds."""
     parts = list(dict.fromkeys(frame[columns]))
-    figure, axes = plt.subplots(
-        1, len(parts), figsize=(3.1 * max(len(parts), 2), 3.8), sharey=sharey, layout="constrained"
-    )
+    figure, axes = plt.subplots(1, len(parts), figsize=(WIDTH, 3.2), sharey=sharey, layout="constrained")
     for axis, name in zip(np.atleast_1d(axes), parts):
         part = frame[frame[columns] == name]
         sns.barplot(part, x=x, y="value", hue=hue, palette=_palette(frame[hue]), errorbar=("pi", 100), ax=axis)

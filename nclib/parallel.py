@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from .provenance import home
 from .recipe import Recipe
 from .train import Run, fit
 
@@ -19,10 +20,11 @@ def fit_all(recipes: Sequence[Recipe], root: str | Path | None = None, jobs: int
 
     Each training keeps to its own threads, so results are those of ``fit`` one by one.
     """
-    jobs = jobs or (1 if torch.cuda.is_available() else min(os.cpu_count() or 1, 4, len(recipes)))
-    if jobs > 1:
+    jobs = jobs or (1 if torch.cuda.is_available() else min(os.cpu_count() or 1, 4))
+    left = [r for r in recipes if not (Path(root or home() / "runs") / r.key / "recipe.json").exists()]
+    if jobs > 1 and len(left) > 1:
         with ProcessPoolExecutor(jobs, get_context("spawn"), _die_with, (os.getpid(),)) as pool:
-            list(pool.map(_train, recipes, [root] * len(recipes)))
+            list(pool.map(_train, left, [root] * len(left)))
     return [fit(recipe, root) for recipe in recipes]
 
 

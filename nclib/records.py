@@ -61,7 +61,7 @@ def load(place: Path) -> pd.DataFrame:
         origin = json.loads(origin_file.read_text())
         if missing := [name for name in REQUIRED if not origin.get(name)]:
             raise ValueError(f"{file}: refused, its provenance lacks {', '.join(missing)}")
-        frame = pd.read_csv(file, float_precision="round_trip", dtype={"recipe": str})
+        frame = pd.read_csv(file, dtype={"recipe": str})
         if unknown := set(frame.recipe) - set(origin["recipes"]):
             raise ValueError(f"{file}: refused, no recipe given for key {sorted(unknown)[0]}")
         frames.append(frame)
@@ -78,8 +78,13 @@ def everything(profile: str) -> pd.DataFrame:
 def sources(profile: str) -> pd.DataFrame:
     """Where a profile's records came from: one row per chapter."""
     origins = [json.loads(file.read_text()) for file in sorted(folder(profile).glob("*.json"))]
-    table = [(o["chapter"], len(o["recipes"]), o["seconds"], o["device"], o["versions"]["torch"], o["commit"]) for o in origins]
-    return pd.DataFrame(table, columns=["chapter", "models", "seconds", "device", "torch", "commit"]).set_index("chapter")
+    table = [
+        (o["chapter"], len(o["recipes"]), o["seconds"], o["device"], o["versions"]["torch"], o["commit"])
+        for o in origins
+    ]
+    return pd.DataFrame(table, columns=["chapter", "models", "seconds", "device", "torch", "commit"]).set_index(
+        "chapter"
+    )
 
 
 def provenance_table(origin: dict) -> pd.DataFrame:
