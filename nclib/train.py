@@ -80,6 +80,7 @@ def fit(recipe: Recipe, root: str | Path | None = None, device: str | None = Non
         model = compute.lay_out(network(recipe, data))
         if not _complete(path):
             _train(model, recipe, data.to(compute.device), compute, path)
+        (path / "state.safetensors").unlink(missing_ok=True)
         model.load_state_dict(load_file(path / "model.safetensors"))
         history = pd.read_csv(path / "history.csv")
     return Run(recipe, model.eval(), history, path)
@@ -267,7 +268,6 @@ def _finish(path: Path, recipe: Recipe, model, past: Past, compute: Compute) -> 
         "sha256": past.sha256,
     }
     _write(path / "recipe.json", json.dumps(record, indent=1).encode())  # last: its presence says "complete"
-    (path / "state.safetensors").unlink(missing_ok=True)
     log(f"{recipe.label}: {recipe.epochs} epochs in {past.seconds:.0f} s")
 
 
