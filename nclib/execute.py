@@ -217,6 +217,8 @@ def render(profile: str) -> Path:
             shutil.copytree(file, pages / file.name, dirs_exist_ok=True)
         elif file.suffix != ".ipynb":
             shutil.copy2(file, pages / file.name)
+    picture = _drawing(pages / "attacks.ipynb", "fig-attack-arrows")  # the one that the first page shows
+    (pages / "_static" / "picture.svg").write_text(picture)
     config = home() / "_config.yml"
     digest = hashlib.sha256(config.read_bytes())
     for file in sorted(p for p in pages.rglob("*") if p.is_file() and "_build" not in p.parts):
@@ -271,7 +273,7 @@ def record(profile: str) -> Path:
         readme = home() / "README.md"
         before, after = readme.read_text().split(MARK[0])[0], readme.read_text().split(MARK[1])[1]
         readme.write_text(before + MARK[0] + "\n" + verdict_table(table) + MARK[1] + after)
-        (results / "picture.svg").write_text(_drawing(results / "pages" / "attacks.ipynb", "fig-attack-arrows"))
+        shutil.copy2(place / "pages" / "_static" / "picture.svg", results)
     return results
 
 
