@@ -18,7 +18,7 @@ from torch import Tensor
 
 NEVER = torch.iinfo(torch.int64).max
 IDENTICAL = 1e-10  # lengths below this share of the largest there is count as zero
-BLOCK = 2**19  # float64 features held at a time: 4 MB, which stays in a CPU's cache
+BLOCK = {"cpu": 2**18, "cuda": 2**24}  # float64 features held at a time: 2 MB stay in cache; a GPU wants few launches
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,11 +119,11 @@ class WithinPass:
     def update(self, features: Tensor, labels: Tensor, predicted: Tensor | None = None) -> None:
         """Add a batch; ``predicted`` (n,) are the network's own classes, for NC4 and accuracy."""
         for h, y, k in _blocks(features, labels, labels if predicted is None else predicted):
-            within = h - self.own.means[y]  # h_i - mu_{y_i}
+            within = h - self.own.means.index_select(0, y)  # h_i - mu_{y_i}
             self.variance.index_add_(0, y, within.norm(dim=1).square())
             found = {} if predicted is None else {"accuracy": k == y}
             for prefix, nu in self.abouts.items():
-                inner = within @ nu.centered.T + self.offsets[prefix][y]  # (h_i - nu_{y_i}) M~^T
+                inner = self.offsets[prefix][y] + (nu.centered @ within.T).T  # (h_i - nu_{y_i}) M~^T
                 nearest, closest = nu.nearest(inner + nu.gram[y])
                 found[prefix + "nc1"] = len(nu.means) * (inner @ nu.gram_inverse).square()
                 found |= {prefix + "ncc_accuracy": nearest == y, prefix + "leapt": closest != y}
@@ -140,8 +140,8 @@ class WithinPass:
             raise ValueError(f"the second pass saw {self.seen} samples, the first {N}")
         out = {name: total / N for name, total in self.totals.items()}
         out |= {"nc1_per_class": out["nc1"] / C, "equinorm": equinorm(M), "equiangle": equiangle(M)}
-        variance = self.variance / self.own.counts
-        out["cdnv"] = _mean_over_pairs((variance[:, None] + variance) / (2 * self.own.distances().square()))
+        pooled = (v := self.variance / self.own.counts)[:, None] + v
+        out["cdnv"] = _mean_over_pairs(pooled / (2 * self.own.distances().square()))
         return {name: float(value) for name, value in out.items()}
 
 
@@ -159,14 +159,14 @@ def measure(
     linear classifier; num_classes C, else the rows of ``weight``, else the largest label + 1; centers, ``ClassMeans``
     or (C, d), the class means of another view.
 
-    Returns a dict of floats without units, all 0 in perfect collapse but the accuracies, which are 1:
-    ``nc1`` tr(Sigma_W Sigma_B^+), with Sigma_W the mean of (h - mu_y)(h - mu_y)^T and Sigma_B = M~^T M~ / C;
-    ``nc1_per_class`` the same over C (Papyan's convention); ``equinorm`` and ``equiangle`` of M~ (see there);
-    ``cdnv`` mean over pairs of (var_c + var_c') / (2 |mu_c - mu_c'|^2) (Galanti et al. 2022); ``ncc_accuracy``
-    share that the nearest class centre labels rightly; ``leapt`` share of h - mu_G closest *in angle* to another
-    class's m~. With ``weight`` also ``weight_equinorm``, ``weight_equiangle``, ``nc3`` |W/|W|_F - M~/|M~|_F|_F^2,
-    ``nc4`` share on which the nearest centre disagrees with the *network* argmax(W h + b), and its ``accuracy``.
-    With ``centers`` the same samples about those means: ``centers_nc1``, ``_ncc_accuracy``, ``_leapt`` and ``_nc4``.
+    Returns a dict of floats without units, all 0 in perfect collapse but the accuracies, which are 1: ``nc1``
+    tr(Sigma_W Sigma_B^+), with Sigma_W the mean of (h - mu_y)(h - mu_y)^T and Sigma_B = M~^T M~ / C; ``nc1_per_class``
+    the same over C (Papyan's convention); ``equinorm`` and ``equiangle`` of M~ (see there); ``cdnv`` mean over pairs of
+    (var_c + var_c') / (2 |mu_c - mu_c'|^2) (Galanti et al. 2022); ``ncc_accuracy`` share that the nearest class centre
+    labels rightly; ``leapt`` share of h - mu_G closest *in angle* to another class's m~. With ``weight`` also
+    ``weight_equinorm``, ``weight_equiangle``, ``nc3`` |W/|W|_F - M~/|M~|_F|_F^2, ``nc4`` share on which the nearest
+    centre disagrees with the *network* argmax(W h + b), and its ``accuracy``. With ``centers`` the same samples about
+    those means: ``centers_nc1``, ``centers_ncc_accuracy``, ``centers_leapt`` and ``centers_nc4``.
     Where d < C - 1 no simplex of C vertices fits: equiangle stays above 0, and NC1, by its pseudo-inverse, counts
     the scatter along the directions that the means span.
     Raises ValueError for NaN or infinity, no samples, an empty class, one class, a label out of range, shapes that
@@ -177,9 +177,10 @@ def measure(
     if weight is None:
         second.update(features, labels)
         return second.result()
-    found, W = weight_measures(weight, means), weight.detach().to(means.means)
-    b = 0.0 if bias is None else _check("bias", bias, W.shape[:1]).to(W)
-    second.update(features, labels, torch.cat([h @ W.T + b for (h,) in _blocks(features)]).argmax(1))
+    found = weight_measures(weight, means)
+    h = features.detach().flatten(1).to(torch.promote_types(features.dtype, torch.float32))  # as the network does
+    b = None if bias is None else _check("bias", bias, weight.shape[:1]).to(h)
+    second.update(features, labels, torch.nn.functional.linear(h, weight.detach().to(h), b).argmax(1))
     return second.result() | found
 
 
@@ -234,13 +235,12 @@ def similarity(means_a: ClassMeans | Tensor, means_b: ClassMeans | Tensor) -> di
 def leap_matrix(features: Tensor, labels: Tensor, means: ClassMeans | Tensor) -> Tensor:
     """Where attacked points went: (C, C), row c the shares of class-c samples by closest clean vertex (Su et al. 2024).
 
-    Closest *in angle*: argmax over c' of cos(h_i - mu_G, m~_c'), both of the clean view ``means``; the identity means
-    that nothing leapt. features (N, d), labels (N,). Errors as in ``measure``.
+    Closest *in angle*: argmax over c' of cos(h_i - mu_G, m~_c'), both of the clean view ``means``. Identity: nothing
+    leapt. features (N, d), labels (N,). Errors as in ``measure``.
     """
     clean = as_means(means)
     own = class_means(features, labels, len(clean.means))  # refuses what cannot be counted
-    _check("means", clean.means, own.means.shape)
-    _lengths(clean.centered)
+    _lengths(_check("means", clean.centered, own.means.shape))
     counts = torch.zeros_like(clean.gram)
     for h, y in _blocks(features, labels):
         _, closest = clean.nearest((h - clean.global_mean) @ clean.centered.T)
@@ -283,7 +283,7 @@ def _blocks(features: Tensor, *columns: Tensor) -> Iterator[tuple[Tensor, ...]]:
     for c in columns:
         if features.ndim < 2 or c.shape != features.shape[:1] or c.is_floating_point() or c.dtype == torch.bool:
             raise ValueError(f"features {tuple(features.shape)} and labels {tuple(c.shape)} of {c.dtype} do not match")
-    size = max(1, BLOCK * len(features) // max(1, features.numel()))
+    size = max(1, BLOCK[features.device.type] * len(features) // max(1, features.numel()))
     columns = [c.to(features.device, torch.int64).split(size) for c in columns]
     for h, *beside in zip(features.detach().split(size), *columns):
         if len(h):
