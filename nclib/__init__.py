@@ -1,7 +1,7 @@
 """nclib: measure, attack, train and look into networks whose last layer collapses to a simplex."""
 
 from . import claims, figures, records
-from .attacks import dlr, gaussian_noise, margin, pgd, robust_accuracy, sign_noise, sphere_noise, withstands
+from .attacks import accuracy, dlr, gaussian_noise, margin, pgd, robust_accuracy, sign_noise, sphere_noise, withstands
 from .compute import choose
 from .data import load, pixels
 from .layers import collapse, features, first_pass, layer_names, ncc_head, propagate

@@ -234,6 +234,13 @@ def _survivors(model, x: Tensor, y: Tensor, targets: int, options: dict) -> Tens
     return standing
 
 
+@torch.no_grad()
+def accuracy(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, batch: int = 512) -> float:
+    """Share of images (N, C, H, W) that a model assigns to their labels (N,), in the mode it is in."""
+    right = [(model(a).argmax(1) == b).sum() for a, b in zip(x.split(batch), y.split(batch))]
+    return float(sum(right)) / len(y)
+
+
 def robust_accuracy(model, x: Tensor, y: Tensor, epsilon: float = 8 / 255, norm: str = "linf", **options) -> float:
     """Share of samples that keep their label under the worst of several attacks (see ``withstands``)."""
     if not len(x):

@@ -28,19 +28,45 @@ def rows(table: pd.DataFrame, run, model: str | None = None, epoch: int | None =
     return table.assign(**named | more)
 
 
+def one(run, measure: str, value: float, view: str = "clean", split: str = "train", layer: str = "features"):
+    """A single measured number as a record of a run."""
+    fields = {"split": split, "view": view, "layer": layer, "measure": measure, "value": value}
+    return rows(pd.DataFrame([fields]), run)
+
+
+def pick(frame: pd.DataFrame, **where) -> pd.DataFrame:
+    """The rows whose columns have these values."""
+    for column, value in where.items():
+        frame = frame[frame[column] == value]
+    return frame
+
+
+def mean(frame: pd.DataFrame, **where) -> float:
+    """The mean value, over seeds, of the picked rows. KeyError where there are none."""
+    found = pick(frame, **where)
+    if found.empty:
+        raise KeyError(f"nothing recorded for {where}")
+    return float(found.value.mean())
+
+
+def table(frame: pd.DataFrame, rows: str | list[str], measures: list[str]):
+    """Means over seeds as a styled table: measures by column."""
+    wide = frame.groupby([*([rows] if isinstance(rows, str) else rows), "measure"], sort=False).value.mean()
+    return wide.unstack("measure")[measures].rename_axis(columns=None).style.format("{:.3f}", na_rep="–")
+
+
 def save(chapter: str, profile: str, runs: list, tables: list[pd.DataFrame]) -> pd.DataFrame:
     """Write a chapter's records (CSV) and their provenance (JSON); returns the provenance as a table."""
     frame = pd.concat(tables, ignore_index=True).assign(profile=profile, chapter=chapter)
     frame["layer"] = frame["layer"].fillna("features") if "layer" in frame else "features"
     place = folder(profile)
     place.mkdir(parents=True, exist_ok=True)
-    device = next(runs[0].model.parameters()).device
-    origin = {
+        origin = {
         "profile": profile,
         "chapter": chapter,
         "recipes": {run.recipe.key: run.recipe.canonical() for run in runs},
         "training_seconds": {run.recipe.key: round(run.seconds, 1) for run in runs},
-        **environment(device),
+        **environment(runs[0].device),
         "seconds": round(time.time() - STARTED, 1),
     }
     _replace(place / f"{chapter}.csv", frame.reindex(columns=COLUMNS).to_csv(index=False))

@@ -49,6 +49,11 @@ class Run:
         return float(self.history[self.history.measure == "seconds"].value.max())
 
     @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @property
     def epochs(self) -> list[int]:
         """The epochs that were measured, and whose weights were kept."""
         return sorted(int(e) for e in self.history.epoch.unique())
