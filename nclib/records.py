@@ -61,7 +61,7 @@ def save(chapter: str, profile: str, runs: list, tables: list[pd.DataFrame]) -> 
     frame["layer"] = frame["layer"].fillna("features") if "layer" in frame else "features"
     place = folder(profile)
     place.mkdir(parents=True, exist_ok=True)
-        origin = {
+    origin = {
         "profile": profile,
         "chapter": chapter,
         "recipes": {run.recipe.key: run.recipe.canonical() for run in runs},
