@@ -34,8 +34,8 @@ COLUMNS = ["epoch", "split", "view", "measure", "value"]
 class Run:
     """A trained ``model`` (eval mode) with its ``recipe``, its folder ``path`` and its ``history``.
 
-    ``history`` is tidy: one row per epoch, split, view and measure (``loss``, ``accuracy``, all of ``collapse``),
-    and ``seconds`` of training so far. Epoch 0 is before training.
+    ``history`` has one row per epoch (0 is before training), split, view and measure: ``loss``, ``accuracy``, all
+    of ``collapse``, and ``seconds`` of training so far.
     """
 
     recipe: Recipe
@@ -72,10 +72,9 @@ def fit(recipe: Recipe, root: str | Path | None = None, device: str | None = Non
 
     ``root`` is ``runs`` in the checkout unless given, ``device`` CUDA where there is one. Two processes that ask
     for one recipe train it once. A killed run goes on from its last state and ends, on a CPU, bit for bit where
-    an uninterrupted one does. Damaged files are named and trained again.
-
-    Raises ValueError for bad data choices, FileNotFoundError for missing data files, FloatingPointError
-    (naming epoch, step and learning rate) when the loss stops being finite, OSError when the disk is full.
+    an uninterrupted one does. Damaged files are named and trained again. Raises ValueError for bad data choices,
+    FileNotFoundError for missing data files, FloatingPointError (naming epoch, step and learning rate) when the
+    loss stops being finite, OSError when the disk is full.
     """
     data = load(recipe.dataset, per_class=recipe.per_class, test_per_class=recipe.test_per_class)
     compute = choose(recipe.precision, device, data.shape[-1])
@@ -299,10 +298,9 @@ def _intact(path: Path, damaged: list[str]) -> bool:
 
 
 def _damaged(path: Path, digests: dict[str, str]) -> list[str]:
-    """The files that are missing or not what was written."""
-    return [
-        n for n, was in digests.items() if not (path / n).exists() or sha256((path / n).read_bytes()).hexdigest() != was
-    ]
+    """The files that are missing, or not what was written."""
+    files = {path / name: was for name, was in digests.items()}
+    return [f.name for f, was in files.items() if not f.exists() or sha256(f.read_bytes()).hexdigest() != was]
 
 
 def _write(file: Path, content: bytes) -> str:

@@ -210,6 +210,7 @@ def test_history_says_what_the_model_does(tmp_path):
             assert row.accuracy == pytest.approx(float((logits.argmax(1) == y).float().mean()), abs=1e-6)
             assert row.loss == pytest.approx(float(nn.functional.cross_entropy(logits, y)), rel=1e-5)
     assert same_weights(run.at(5).state_dict(), run.model.state_dict()) and not run.model.training
+    assert run.device == torch.device("cpu")
     with pytest.raises(ValueError, match="epoch 9 was not kept; choose one of 0, 1, 2, 3, 4, 5"):
         run.at(9)
 
