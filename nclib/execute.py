@@ -17,6 +17,7 @@ import yaml
 from . import claims, records
 from .provenance import home, versions
 from .recipe import CHOICES
+from .site import SiteError, render
 
 MARK = ("<!-- verdicts -->", "<!-- end of verdicts -->")  # what lies between them in the README is written by record
 LEDGER = "ledger"  # reads what the other chapters recorded, so it runs last
@@ -208,45 +209,16 @@ def _show(place: Path, running: dict) -> None:
     print("\r" + " | ".join(words)[: width - 1].ljust(width - 1), end="\r", file=sys.stderr, flush=True)
 
 
-def render(profile: str) -> Path:
-    """Render the executed copies with Jupyter Book, warnings being errors. Returns the path of index.html."""
-    place = home() / "_build" / profile
-    pages, site = place / "pages", place / "site"
-    for file in book_folder().iterdir():
-        if file.is_dir():
-            shutil.copytree(file, pages / file.name, dirs_exist_ok=True)
-        elif file.suffix != ".ipynb":
-            shutil.copy2(file, pages / file.name)
-    picture = _drawing(pages / "attacks.ipynb", "fig-attack-arrows")  # the one that the first page shows
-    (pages / "_static" / "picture.svg").write_text(picture)
-    config = home() / "_config.yml"
-    digest = hashlib.sha256(config.read_bytes())
-    for file in sorted(p for p in pages.rglob("*") if p.is_file() and "_build" not in p.parts):
-        digest.update(file.name.encode() + file.read_bytes())
-    stamp, index = place / "stamps" / "site.txt", site / "_build" / "html" / "index.html"
-    if index.exists() and stamp.exists() and stamp.read_text() == digest.hexdigest():
-        return index
-    shutil.rmtree(site, ignore_errors=True)
-    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(pages), "--config", str(config)]
-    command += ["--toc", str(pages / "_toc.yml"), "--path-output", str(site), "-W", "-n", "--keep-going", "-q"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        shutil.rmtree(site, ignore_errors=True)
-        wrong = [line for line in (done.stdout + done.stderr).splitlines() if "WARNING" in line or "ERROR" in line]
-        raise BookError(
-            "the site was not built:\n" + "\n".join(wrong or (done.stdout + done.stderr).splitlines()[-20:])
-        )
-    stamp.write_text(digest.hexdigest())
-    return index
-
-
 def book(profile: str, jobs: int | None = None) -> Path:
     """The whole way: execute every chapter, render the site, print seconds, verdicts and the path."""
     began = time.time()
     jobs = jobs or max(1, min(2, os.cpu_count() or 1))
     print(f"profile {profile}: {len(chapters())} chapters, {jobs} at a time", flush=True)
     run_all(profile, jobs)
-    index = render(profile)
+    try:
+        index = render(profile)
+    except SiteError as error:
+        raise BookError(f"the site was not built:\n{error}") from None
     table = claims.ledger(records.load(home() / "_build" / profile / "records"))
     print("\nclaims:")
     for row in table.itertuples():
@@ -273,7 +245,7 @@ def record(profile: str) -> Path:
         readme = home() / "README.md"
         before, after = readme.read_text().split(MARK[0])[0], readme.read_text().split(MARK[1])[1]
         readme.write_text(before + MARK[0] + "\n" + verdict_table(table) + MARK[1] + after)
-        shutil.copy2(place / "pages" / "_static" / "picture.svg", results)
+        shutil.copy2(place / "source" / "_static" / "picture.svg", results)
     return results
 
 
@@ -281,9 +253,3 @@ def verdict_table(table) -> str:
     """The README's table of verdicts, in Markdown."""
     lines = [f"| {row.id} | {row.claim} | **{row.verdict}** |\n" for row in table.itertuples()]
     return "| | claim | on digits |\n|---|---|---|\n" + "".join(lines)
-
-
-def _drawing(notebook: Path, name: str) -> str:
-    cells = nbformat.read(notebook, 4).cells
-    cell = next(c for c in cells if c.metadata.get("mystnb", {}).get("figure", {}).get("name") == name)
-    return next(o.data["image/svg+xml"] for o in cell.outputs if "image/svg+xml" in o.get("data", {}))
