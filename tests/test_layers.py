@@ -98,6 +98,13 @@ def test_the_first_view_is_the_reference_and_has_no_centres():
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("measured", [nc.propagate, nc.collapse])
+def test_every_later_view_is_compared_with_the_first(measured):
+    third = values(measured(network(), [view(), view("other", seed=9), view("moved", seed=5)]), view="moved")
+    second = values(measured(network(), [view(), view("moved", seed=5)]), view="moved")
+    assert third == second
+
+
 def test_a_view_against_itself_has_angle_zero_and_its_own_measures():
     table = nc.propagate(network(), [view(), view("again")])
     for layer in nc.layer_names(network()):
