@@ -306,6 +306,14 @@ def test_plain_cross_entropy_does_see_it(net, norm, epsilon):
     assert honest <= fooled[0]
 
 
+def test_l2_steps_do_not_underflow(net):
+    """Squares of these gradients are 0 in float32, their direction is the same."""
+    model, x, y = net
+    options = dict(epsilon=1.0, step=0.25, norm="l2", loss="margin", start=None)
+    plain = nc.pgd(model, x, y, **options)
+    torch.testing.assert_close(nc.pgd(Scaled(model, 2.0**-100), x, y, **options), plain, atol=1e-5, rtol=0)
+
+
 def test_robust_accuracy_is_the_worst_of_several_attacks(net):
     model, x, y = net[0], net[1][::2], net[2][::2]
     for norm, epsilon in (("linf", 0.06), ("l2", 0.4)):

@@ -125,6 +125,8 @@ def test_batch_norm_mode_during_the_attack():
     assert modes_in_a_step(training="trades") == [False, False, False, True, True]
     assert modes_in_a_step(training="trades", attack_batchnorm="train") == [True, True, True, True, True]
     assert modes_in_a_step(training="trades", trades_batchnorm="published") == [False] * 5
+    released = dict(trades_batchnorm="published", attack_batchnorm="train")
+    assert modes_in_a_step(training="trades", **released) == [False] * 5
 
 
 def test_published_trades_never_trains_its_batch_norm(tmp_path):
