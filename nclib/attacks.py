@@ -236,8 +236,9 @@ def _survivors(model, x: Tensor, y: Tensor, targets: int, options: dict) -> Tens
 
 @torch.no_grad()
 def accuracy(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, batch: int = 512) -> float:
-    """Share of images (N, C, H, W) that a model assigns to their labels (N,), in the mode it is in."""
-    right = [(model(a).argmax(1) == b).sum() for a, b in zip(x.split(batch), y.split(batch))]
+    """Share of images (N, C, H, W) that a model, in eval mode, assigns to their labels (N,)."""
+    with model_mode(model, "eval"):
+        right = [(model(a).argmax(1) == b).sum() for a, b in zip(x.split(batch), y.split(batch))]
     return float(sum(right)) / len(y)
 
 

@@ -137,14 +137,9 @@ def run_chapter(chapter: str, profile: str, overrides: dict | None = None, outpu
     os.environ["NCLIB_RECORDS"] = str(place / "records" if output is None else page.parent)
     try:
         papermill.execute_notebook(
-            source(chapter),
-            failed,
-            values,
-            kernel_name="python3",
-            cwd=book_folder(),
-            progress_bar=False,
-            log_output=False,
-        )
+            source(chapter), failed, values, kernel_name="python3", cwd=book_folder(), progress_bar=False,
+            extra_arguments=["--IPKernelApp.log_level=50"],  # a stopped kernel need not tell its traceback
+        )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         line = f"book/{name}.ipynb, cell {error.cell_index + 1}: {error.ename}: {error.evalue}"
         raise BookError("\n".join(error.traceback[-1:]) + "\n" + line) from None

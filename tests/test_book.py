@@ -5,9 +5,14 @@ import functools
 import http.server
 import itertools
 import json
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 import threading
+import time
 import urllib.parse
 
 import matplotlib
@@ -170,6 +175,40 @@ def test_the_execution_key_knows_source_parameters_library_and_records(house, mo
     assert same == before != key("collapse")
 
 
+def test_ctrl_c_stops_at_once_and_the_same_command_goes_on(house):
+    """Interrupted in mid-training, as from a terminal: nobody trains on, and the next run resumes."""
+    (house / "profiles" / "long.yml").write_text("per_class: 20\ntest_per_class: 5\nwidth: 4\nepochs: 100000\n")
+    log = house / "_build" / "long" / "collapse.log"
+
+    def start():
+        environment = os.environ | {"NCLIB_HOME": str(house), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "nclib", "run", "collapse", "--profile", "long"]
+        return subprocess.Popen(command, cwd=house, env=environment, stderr=subprocess.PIPE, start_new_session=True)
+
+    def wait_for(condition):
+        deadline = time.monotonic() + 90
+        while not condition():
+            assert time.monotonic() < deadline, log.read_text() if log.exists() else "no log"
+            time.sleep(0.2)
+
+    def stop(process):
+        os.killpg(process.pid, signal.SIGINT)
+        _, words = process.communicate(timeout=30)
+        assert process.returncode == 130
+        assert words.decode().strip() == "stopped; the same command goes on from here"
+
+    first = start()
+    wait_for(lambda: list((house / "runs").glob("*/epoch-0008.safetensors")))
+    stop(first)
+    (state,) = (house / "runs").glob("*/state.safetensors")
+    before = state.stat().st_mtime_ns
+    time.sleep(3)
+    assert state.stat().st_mtime_ns == before, "somebody trains on"
+    second = start()
+    wait_for(lambda: log.exists() and re.search(r"from epoch [1-9]\d*", log.read_text()))
+    stop(second)
+
+
 # The book under smoke ----------------------------------------------------------------------------
 
 
@@ -237,6 +276,27 @@ def test_an_override_leaves_the_profile_alone(smoke):
     injected = next(c for c in nbformat.read(output, 4).cells if "injected-parameters" in c.metadata.get("tags", []))
     assert "epsilon = 0.1" in injected.source
     assert (house / "_build" / "smoke" / "records" / "attacks.csv").read_bytes() == before
+
+
+def test_a_recorded_profile_gets_twins_linked_both_ways_and_a_column_in_the_ledger(smoke, tmp_path):
+    """What another machine recorded is shown beside this book's own run, without running it again."""
+    house = furnish(tmp_path)
+    shutil.rmtree(house / "results")
+    made = smoke[0] / "_build" / "smoke"
+    shutil.copytree(made, house / "_build" / "smoke", ignore=shutil.ignore_patterns("site", "source"))
+    for kind in ("pages", "records"):
+        shutil.copytree(made / kind, house / "results" / "bigger" / kind)
+    for file in (house / "results" / "bigger" / "records").glob("*.csv"):
+        file.write_text(file.read_text().replace("\nsmoke,", "\nbigger,"))
+    done = nclib(house, "book", "--profile", "smoke")
+    assert done.returncode == 0, done.stderr
+    html = house / "_build" / "smoke" / "site" / "_build" / "html"
+    for chapter in ("collapse", "attacks", "adversarial-training", "layers"):
+        assert f'href="bigger/{chapter}.html"' in (html / f"{chapter}.html").read_text()
+        twin = (html / "bigger" / f"{chapter}.html").read_text()
+        assert f'href="../{chapter}.html"' in twin and 'id="bigger-fig-' in twin
+    ledger = (html / "ledger.html").read_text()
+    assert ledger.count("<em>bigger</em>") == ledger.count("<em>smoke</em>") == len(nc.claims.CLAIMS)
 
 
 # The site in a browser ---------------------------------------------------------------------------
