@@ -116,22 +116,30 @@ def execution_key(chapter: str, values: dict, place: Path) -> str:
     return digest.hexdigest()
 
 
-def run_chapter(chapter: str, profile: str, overrides: dict | None = None, output: Path | None = None) -> Path:
-    """Execute one chapter into ``_build/<profile>/pages`` (or ``output``); an unchanged one is not run twice.
+def unchanged(chapter: str, profile: str) -> bool:
+    """Is the profile's page of a chapter there, and is it what today's source, parameters and library would give?"""
+    place = home() / "_build" / profile
+    page, stamp = place / "pages" / f"{chapter}.ipynb", place / "stamps" / f"{chapter}.json"
+    if not page.exists() or not stamp.exists():
+        return False
+    return json.loads(stamp.read_text())["key"] == execution_key(chapter, parameters(chapter, profile, {}), place)
 
-    Raises BookError with the cell's own error when a cell raises; the failed copy goes to ``failed/``.
+
+def run_chapter(chapter: str, profile: str, overrides: dict | None = None, output: Path | None = None) -> Path:
+    """Execute one chapter into ``_build/<profile>/pages``, or, records and all, to ``output`` and its folder.
+
+    An unchanged page is not run twice. Raises BookError with the cell's own error when a cell raises; the failed
+    copy goes to ``_build/<profile>/failed``.
     """
     name, place = source(chapter).stem, home() / "_build" / profile
     values = parameters(chapter, profile, overrides or {})
     page = output or place / "pages" / f"{name}.ipynb"
-    stamp = place / "stamps" / f"{page.stem}.json"
-    key = execution_key(chapter, values, place)
-    if output is None and page.exists() and stamp.exists() and json.loads(stamp.read_text())["key"] == key:
+    if output is None and unchanged(name, profile):
         return page
-    failed = place / "failed" / f"{page.stem}.ipynb"
+    began, log, key = time.time(), place / f"{name}.log", execution_key(chapter, values, place)
+    failed, stamp = place / "failed" / page.name, place / "stamps" / f"{name}.json"
     for folder in (page.parent, stamp.parent, failed.parent, place / "records"):
         folder.mkdir(parents=True, exist_ok=True)
-    began, log = time.time(), place / f"{name}.log"
     log.unlink(missing_ok=True)
     os.environ |= {"NCLIB_HOME": str(home()), "NCLIB_LOG": str(log)}
     os.environ["NCLIB_RECORDS"] = str(place / "records" if output is None else page.parent)
@@ -144,39 +152,36 @@ def run_chapter(chapter: str, profile: str, overrides: dict | None = None, outpu
         line = f"book/{name}.ipynb, cell {error.cell_index + 1}: {error.ename}: {error.evalue}"
         raise BookError("\n".join(error.traceback[-1:]) + "\n" + line) from None
     os.replace(failed, page)
-    stamp.write_text(json.dumps({"key": key, "seconds": round(time.time() - began, 1), "parameters": values}))
+    if output is None:
+        stamp.write_text(json.dumps({"key": key, "seconds": round(time.time() - began, 1)}))
     return page
 
 
-def run_all(profile: str, jobs: int) -> dict[str, float]:
-    """Execute every chapter, ``jobs`` at a time, each in a process of its own; seconds by chapter (0: unchanged)."""
+def run_all(profile: str, jobs: int) -> None:
+    """Execute every changed chapter, ``jobs`` at a time, each in a process of its own; a line for each."""
     read_profile(profile)
     place = home() / "_build" / profile
     queue = sorted((c for c in chapters() if c != LEDGER), key=_order)
-    seconds: dict[str, float] = {}
     for wave in (queue, [LEDGER] if LEDGER in chapters() else []):
-        waiting, running = list(wave), {}
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                name = waiting.pop(0)
-                running[name] = (_start(name, profile, jobs), time.time())
-            time.sleep(0.2)
+        running: dict[str, subprocess.Popen] = {}
+        while wave or running:
+            while wave and len(running) < jobs:
+                name = wave.pop(0)
+                if unchanged(name, profile):
+                    print(f"  {name:24s} unchanged", flush=True)
+                else:
+                    running[name] = _start(name, profile, jobs)
+            time.sleep(0.2 if running else 0)
             _show(place, running)
-            for name, (process, began) in list(running.items()):
-                if process.poll() is None:
-                    continue
-                del running[name]
+            for name in [name for name, process in running.items() if process.poll() is not None]:
+                process = running.pop(name)
                 if process.returncode:
-                    for other, _ in running.values():
+                    for other in running.values():
                         other.terminate()
-                    raise BookError(
-                        process.stderr.read().decode().strip() or f"{name}: process ended with {process.returncode}"
-                    )
-                stamp = json.loads((place / "stamps" / f"{name}.json").read_text())
-                fresh = (place / "stamps" / f"{name}.json").stat().st_mtime >= began
-                seconds[name] = stamp["seconds"] if fresh else 0.0
-                print(f"  {name:24s} {f'{seconds[name]:6.1f} s' if fresh else 'unchanged'}", flush=True)
-    return seconds
+                    words = process.stderr.read().decode().strip()
+                    raise BookError(words or f"{name}: process ended with {process.returncode}")
+                seconds = json.loads((place / "stamps" / f"{name}.json").read_text())["seconds"]
+                print(f"  {name:24s} {seconds:6.1f} s", flush=True)
 
 
 def _order(chapter: str) -> int:

@@ -18,7 +18,7 @@ from .train import Run, fit
 def fit_all(recipes: Sequence[Recipe], root: str | Path | None = None, jobs: int | None = None) -> list[Run]:
     """``fit`` for every recipe, in order, trained ``jobs`` at a time (default: the cores, at most 4; 1 on a GPU).
 
-    Each training keeps to its own threads, so results are those of ``fit`` one by one.
+    Each process keeps to one thread: small convolutions lose by sharing cores.
     """
     jobs = jobs or (1 if torch.cuda.is_available() else min(os.cpu_count() or 1, 4))
     left = [r for r in recipes if not (Path(root or home() / "runs") / r.key / "recipe.json").exists()]

@@ -88,19 +88,26 @@ def test_the_digits_profile_is_what_the_chapters_say():
         assert execute.parameters(chapter, "digits", {}) == {}
 
 
-COPYABLE = [(s.stem, i, c.source) for s in SOURCES for i, c in enumerate(code_cells(s, "copyable"))]
+COPYABLE = [(source, i) for source in SOURCES for i, _ in enumerate(code_cells(source, "copyable"))]
 
 
-@pytest.mark.parametrize("chapter,index,source", COPYABLE, ids=lambda v: str(v)[:20])
-def test_copyable_cell_runs_alone(chapter, index, source):
-    namespace = {"nc": nc, "torch": torch}
-    tree = ast.parse(source)
+@pytest.mark.parametrize("source,index", COPYABLE, ids=lambda v: getattr(v, "stem", v))
+def test_copyable_cell_runs_alone(source, index, tmp_path, monkeypatch):
+    """With ``nc`` and ``torch`` alone, or after the set-up cell that it says it needs; its result is checked."""
+    monkeypatch.chdir(tmp_path)
+    cell, namespace = code_cells(source, "copyable")[index], {"nc": nc, "torch": torch}
+    if "needs-setup" in cell.metadata.tags:
+        for needed in code_cells(source, "parameters") + code_cells(source, "setup"):
+            exec(needed.source, namespace)
+    tree = ast.parse(cell.source)
     last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
-    exec(compile(tree, f"{chapter}-{index}", "exec"), namespace)
+    exec(compile(tree, cell.id, "exec"), namespace)
     if last is not None:
-        result = eval(compile(ast.Expression(last.value), f"{chapter}-{index}", "eval"), namespace)
+        result = eval(compile(ast.Expression(last.value), cell.id, "eval"), namespace)
         if isinstance(result, tuple):  # written out by hand, and by the library
             assert result[0] == pytest.approx(result[1], rel=1e-9)
+        if check := cell.metadata.get("nclib", {}).get("check"):
+            assert eval(check, namespace | {"result": result}), check
 
 
 # What bad input gets -----------------------------------------------------------------------------
