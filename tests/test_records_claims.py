@@ -1,12 +1,14 @@
 """Records refuse to be orphans; claims are judged by their fixed thresholds and by nothing else."""
 
 import json
+import re
 
 import pandas as pd
 import pytest
+from conftest import ROOT
 
 import nclib as nc
-from nclib import claims, records
+from nclib import claims, execute, records
 
 
 def row(model, measure, value, view="clean", split="train", layer="features", epoch=10, seed=1, chapter="attacks"):
@@ -145,3 +147,27 @@ def test_what_a_chapter_saves_can_be_loaded(tmp_path, monkeypatch):
     loaded = records.load(tmp_path / "records")
     assert list(loaded.columns) == records.COLUMNS and set(loaded.recipe) == {recipe.key}
     assert set(loaded.epoch) == {0, 1} and set(loaded.layer) == {"features"}
+
+
+RECORDED = sorted(p.parent for p in (ROOT / "results").glob("*/records"))
+
+
+@pytest.mark.parametrize("results", RECORDED, ids=lambda p: p.name)
+def test_committed_records_give_the_verdicts_that_the_committed_ledger_page_shows(results):
+    table = claims.ledger(records.load(results / "records"))
+    assert set(table.profile) == {results.name}
+    page = json.loads((results / "pages" / "ledger.ipynb").read_text())
+    shown = "".join(
+        "".join(output["data"]["text/markdown"])
+        for cell in page["cells"]
+        for output in cell.get("outputs", [])
+        if "text/markdown" in output.get("data", {})
+    )
+    for row in table.itertuples():
+        section = shown.split(f"**{row.id}. ")[1].split("\n**C")[0]
+        assert re.search(rf"- \*{results.name}\*.*: \*\*{row.verdict}\*\*\. {re.escape(row.measured)}", section), row.id
+
+
+def test_the_readme_shows_the_verdicts_of_the_committed_digits_records():
+    table = claims.ledger(records.load(ROOT / "results" / "digits" / "records"))
+    assert execute.verdict_table(table) in (ROOT / "README.md").read_text()
