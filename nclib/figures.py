@@ -95,7 +95,7 @@ def panels(
 ) -> plt.Figure:
     """One small panel per measure of a tidy frame: value against ``x``, a band over seeds where there are several."""
     rows = -(-len(measures) // columns)
-    size = (WIDTH if columns > 1 else 0.7 * WIDTH, 2.4 * rows)
+    size = (WIDTH if columns > 1 else 0.7 * WIDTH, 2.4 * rows + 0.3)
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     figure.get_layout_engine().set(h_pad=0.12, w_pad=0.08)
     for axis, measure in zip(axes.flat, measures):
@@ -177,7 +177,7 @@ def arrows(
     axis.quiver(*before.T, *moves.T, color=colors, angles="xy", scale_units="xy", scale=1, width=0.0025, alpha=0.5)
     axis.scatter(*after.T, c=colors, s=10, edgecolors="white", linewidths=0.3)
     _cloud(axis, before, classes, means, labels)
-    axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    axis.legend(loc="upper left", bbox_to_anchor=(1, 1), markerscale=3)
     return _closed(figure)
 
 
