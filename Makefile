@@ -19,7 +19,7 @@ test: .venv/installed lint  ## everything that CI runs
 lint: .venv/installed
 	$(BIN)/ruff check --output-format=concise nclib tests benchmarks book
 	$(BIN)/ruff format --check nclib tests benchmarks
-	$(BIN)/nbstripout --verify book/*.ipynb
+	$(BIN)/nbstripout --keep-id --verify book/*.ipynb
 
 record: .venv/installed  ## copy a finished book's evidence to results/PROFILE
 	@$(BIN)/python -m nclib record --profile $(PROFILE)
