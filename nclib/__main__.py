@@ -1,6 +1,7 @@
 """``python -m nclib``: run a chapter, or the whole book, under a profile."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -38,8 +39,8 @@ def main(words: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+        print("stopped; the same command goes on from here", file=sys.stderr, flush=True)
+        os._exit(130)  # at once: the event loop would go on to tell of its broken-off tasks
     return 0
 
 

@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import nbformat
 import papermill
 import yaml
+from nbclient.exceptions import DeadKernelError
 
 from . import claims, records
 from .provenance import home, versions
@@ -143,6 +145,7 @@ def run_chapter(chapter: str, profile: str, overrides: dict | None = None, outpu
     log.unlink(missing_ok=True)
     os.environ |= {"NCLIB_HOME": str(home()), "NCLIB_LOG": str(log)}
     os.environ["NCLIB_RECORDS"] = str(place / "records" if output is None else page.parent)
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it would say is said below, in one line
     try:
         papermill.execute_notebook(
             source(chapter), failed, values, kernel_name="python3", cwd=book_folder(), progress_bar=False,
@@ -151,6 +154,8 @@ def run_chapter(chapter: str, profile: str, overrides: dict | None = None, outpu
     except papermill.PapermillExecutionError as error:
         line = f"book/{name}.ipynb, cell {error.cell_index + 1}: {error.ename}: {error.evalue}"
         raise BookError("\n".join(error.traceback[-1:]) + "\n" + line) from None
+    except DeadKernelError:
+        raise BookError(f"book/{name}.ipynb: its kernel died: out of memory, or killed from outside") from None
     os.replace(failed, page)
     if output is None:
         stamp.write_text(json.dumps({"key": key, "seconds": round(time.time() - began, 1)}))
