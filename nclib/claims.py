@@ -213,6 +213,11 @@ def judge(claim: Claim, records: pd.DataFrame) -> tuple[str, str]:
     return ("holds in part" if all(c.right_way for c in conditions) else "fails"), measured
 
 
+def verdict(claim_id: str, records: pd.DataFrame) -> str:
+    """The verdict on one claim, by its id."""
+    return judge(next(claim for claim in CLAIMS if claim.id == claim_id), records)[0]
+
+
 def ledger(records: pd.DataFrame) -> pd.DataFrame:
     """One row per claim and profile: id, claim, rule, profile, seeds, measured, verdict, chapter, figure."""
     out = []
