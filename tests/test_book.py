@@ -274,6 +274,14 @@ def test_no_page_shows_a_traceback_or_an_unfilled_number(smoke):
         assert "{glue" not in text and "{eq}" not in text and "{ref}" not in text, page.name
 
 
+@pytest.mark.parametrize("chapter", ["collapse", "attacks", "adversarial-training", "layers"])
+def test_every_chapter_ends_with_where_it_came_from(smoke, chapter):
+    page = nbformat.read(smoke[0] / "_build" / "smoke" / "pages" / f"{chapter}.ipynb", 4)
+    shown = page.cells[-1].outputs[0]["data"]["text/html"]
+    for line in ("profile", "smoke", "models (recipe key)", "device", "versions", "torch", "commit"):
+        assert line in shown
+
+
 def test_an_override_leaves_the_profile_alone(smoke):
     house, _ = smoke
     output = house / "mine" / "attacks-0.1.ipynb"
