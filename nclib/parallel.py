@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from .progress import progress
 from .provenance import home
 from .recipe import Recipe
 from .train import Run, fit
@@ -24,7 +25,8 @@ def fit_all(recipes: Sequence[Recipe], root: str | Path | None = None, jobs: int
     left = [r for r in recipes if not (Path(root or home() / "runs") / r.key / "recipe.json").exists()]
     if jobs > 1 and len(left) > 1:
         with ProcessPoolExecutor(jobs, get_context("spawn"), _die_with, (os.getpid(),)) as pool:
-            list(pool.map(_train, left, [root] * len(left)))
+            for _ in progress(pool.map(_train, left, [root] * len(left)), "networks trained", len(left)):
+                pass
     return [fit(recipe, root) for recipe in recipes]
 
 

@@ -5,7 +5,7 @@ The runner sets ``NCLIB_LOG`` to a file: bars and lines then go there instead of
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,9 +13,10 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 
-def progress(steps: range, label: str, total: int) -> Iterator[int]:
-    """Iterate over the steps left of ``total``, with a bar where somebody watches."""
-    options = dict(desc=label, total=total, initial=total - len(steps), leave=False, ncols=79, mininterval=1)
+def progress(steps: Iterable, label: str, total: int) -> Iterator:
+    """Iterate over the steps left of ``total`` (all, if they cannot be counted), with a bar where somebody watches."""
+    done = total - len(steps) if isinstance(steps, Sized) else 0
+    options = dict(desc=label, total=total, initial=done, leave=False, ncols=79, mininterval=1)
     if path := os.environ.get("NCLIB_LOG"):
         with open(path, "a") as file:
             yield from tqdm(steps, file=file, **options)
