@@ -156,10 +156,21 @@ def run_chapter(chapter: str, profile: str, overrides: dict | None = None, outpu
         raise BookError("\n".join(error.traceback[-1:]) + "\n" + line) from None
     except DeadKernelError:
         raise BookError(f"book/{name}.ipynb: its kernel died: out of memory, or killed from outside") from None
+    nbformat.write(_tidy(nbformat.read(failed, 4)), failed)
     os.replace(failed, page)
     if output is None:
         stamp.write_text(json.dumps({"key": key, "seconds": round(time.time() - began, 1)}))
     return page
+
+
+def _tidy(notebook):
+    """An executed copy without papermill's paths and timings, and without what went to stderr."""
+    for part in (notebook, *notebook.cells):
+        part.metadata.pop("papermill", None)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+    return notebook
 
 
 def run_all(profile: str, jobs: int) -> None:

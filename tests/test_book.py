@@ -451,9 +451,9 @@ def test_search_finds_the_simplex(site, browser):
 def test_links_inside_the_site_lead_somewhere(site):
     folder = site[1]
     pages = {p.resolve(): p.read_text() for p in folder.rglob("*.html")}
-    assert len(pages) > 10
+    assert sum("<article" in text for text in pages.values()) > 10
     for page, text in pages.items():
-        article = text.split("<article", 1)[-1].split("</article>")[0]
+        article = "".join(text.split("<article", 1)[1:]).split("</article>")[0]
         for link in re.findall(r'href="([^"]+)"', article):
             target, _, anchor = link.partition("#")
             if urllib.parse.urlparse(link).scheme or "_images/" in target or "_sources/" in target:

@@ -168,6 +168,14 @@ def test_committed_records_give_the_verdicts_that_the_committed_ledger_page_show
         assert re.search(rf"- \*{results.name}\*.*: \*\*{row.verdict}\*\*\. {re.escape(row.measured)}", section), row.id
 
 
+@pytest.mark.parametrize("page", sorted((ROOT / "results").glob("*/pages/*.ipynb")), ids=lambda p: p.stem)
+def test_a_recorded_page_names_no_folder_of_the_machine_it_ran_on(page):
+    notebook = json.loads(page.read_text())
+    assert "papermill" not in notebook["metadata"]
+    streams = [o["name"] for c in notebook["cells"] for o in c.get("outputs", []) if o["output_type"] == "stream"]
+    assert "stderr" not in streams and "ipykernel_" not in page.read_text()
+
+
 def test_the_readme_shows_the_verdicts_of_the_committed_digits_records():
     table = claims.ledger(records.load(ROOT / "results" / "digits" / "records"))
     assert execute.verdict_table(table) in (ROOT / "README.md").read_text()
