@@ -1,4 +1,4 @@
-"""``python -m nclib``: run a chapter, or the whole book, under a profile."""
+"""``python -m nclib``: run a chapter, the whole book under a profile, or a sweep of many runs."""
 
 import argparse
 import os
@@ -7,7 +7,9 @@ from pathlib import Path
 
 import yaml
 
-from . import execute
+from .parallel import die_with
+from .press import execute, exercises, pdf, sweep
+from .press.compare import compare
 
 
 def main(words: list[str] | None = None) -> int:
@@ -20,14 +22,40 @@ def main(words: list[str] | None = None) -> int:
     book = commands.add_parser("book", help="execute every chapter and render the site")
     book.add_argument("--jobs", type=int, help="chapters at a time (default: 2, on two cores or more)")
     record = commands.add_parser("record", help="copy a finished book's evidence to results/")
-    for command in (run, book, record):
+    pair = commands.add_parser("compare", help="two runs side by side, in _build/compare")
+    for side in ("a", "b"):
+        pair.add_argument(side, help="an executed chapter, its folder, or a profile that was run")
+    commands.add_parser("exercises", help="write the chapters without their solutions to _build/exercises")
+    paper = commands.add_parser("pdf", help="print a finished book: _build/<profile>/book.pdf")
+    for command in (run, book, record, paper):
         command.add_argument("--profile", default="digits", help="a name in profiles/ (default: digits)")
+    many = commands.add_parser("sweep", help="execute a grid of runs, here or on a Ray cluster")
+    many.add_argument("file", type=Path, help="e.g. sweeps/digits-seeds.yml")
+    many.add_argument("--dry-run", action="store_true", help="print the runs, which are done, and an estimate of time")
+    many.add_argument("--select", type=int, metavar="N", help="only the N-th run, counted from 1 (for arrays of jobs)")
+    many.add_argument("--jobs", type=int, default=1, help="runs at a time of the local engine (default: 1)")
+    many.add_argument("--engine", choices=["local", "ray"], default="local", help="where runs go (default: local)")
+    many.add_argument("--address", default="local", help="Ray cluster: auto or host:port (default: one of its own)")
     asked = parser.parse_args(words)
+    if parent := os.environ.get("NCLIB_PARENT"):
+        die_with(int(parent))
     try:
         if asked.command == "book":
             execute.book(asked.profile, asked.jobs)
         elif asked.command == "record":
             print(execute.record(asked.profile))
+        elif asked.command == "pdf":
+            print(pdf.print_book(asked.profile))
+        elif asked.command == "compare":
+            print(compare(asked.a, asked.b))
+        elif asked.command == "exercises":
+            print(*exercises.write_copies(), sep="\n")
+        elif asked.command == "sweep":
+            many = sweep.read(asked.file)
+            if asked.dry_run:
+                print(sweep.plan(many))
+            else:
+                return sweep.run(many, asked.engine, asked.jobs, asked.address, asked.select)
         else:
             overrides = {name: yaml.safe_load(value) for name, value in asked.p}
             if overrides and not asked.output:

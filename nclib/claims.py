@@ -6,6 +6,7 @@ where a record is missing. Values are means over the seeds that were run.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pandas as pd
@@ -16,12 +17,18 @@ FLAT = 0.02  # accuracies that differ by less count as equal (C7 and C8)
 
 @dataclass(frozen=True)
 class Condition:
-    """One measured figure, whether it meets its threshold, and whether it points the right way."""
+    """One measured figure and its threshold, whether it is met, and whether the figure points the right way."""
 
-    text: str
+    name: str
     value: float
+    threshold: str
     met: bool
     right_way: bool
+
+    def text(self, by_seed: list[float]) -> str:
+        """The figure as the ledger prints it, with its range where several seeds give one each."""
+        spread = f" [{min(by_seed):.3g} to {max(by_seed):.3g}]" if len(by_seed) > 1 else ""
+        return f"{self.name} {self.value:.3g}{spread} ({self.threshold})"
 
 
 @dataclass(frozen=True)
@@ -66,12 +73,12 @@ class Lookup:
         return r.groupby("layer", sort=False).value.mean()
 
 
-def _at_most(text: str, value: float, threshold: float, right_way: bool) -> Condition:
-    return Condition(f"{text} {value:.3g} (≤ {threshold:g})", value, value <= threshold, right_way)
+def _at_most(name: str, value: float, threshold: float, right_way: bool) -> Condition:
+    return Condition(name, value, f"≤ {threshold:g}", value <= threshold, right_way)
 
 
-def _at_least(text: str, value: float, threshold: float, right_way: bool) -> Condition:
-    return Condition(f"{text} {value:.3g} (≥ {threshold:g})", value, value >= threshold, right_way)
+def _at_least(name: str, value: float, threshold: float, right_way: bool) -> Condition:
+    return Condition(name, value, f"≥ {threshold:g}", value >= threshold, right_way)
 
 
 def _collapse(v: Lookup) -> list[Condition]:
@@ -82,7 +89,7 @@ def _collapse(v: Lookup) -> list[Condition]:
         _at_least("train accuracy", last["accuracy"], 0.999, last["accuracy"] > first["accuracy"]),
         _at_most("NC1 last/first epoch", ratio["nc1"], 0.1, ratio["nc1"] < 1),
         *(
-            Condition(f"{m} last/first epoch {ratio[m]:.3g} (< 1)", ratio[m], ratio[m] < 1, ratio[m] < 1)
+            Condition(f"{m} last/first epoch", ratio[m], "< 1", ratio[m] < 1, ratio[m] < 1)
             for m in ("equinorm", "equiangle")
         ),
         _at_most("NC4", last["nc4"], 0.001, last["nc4"] < first["nc4"]),
@@ -144,7 +151,7 @@ def _robust_ncc(v: Lookup) -> list[Condition]:
     where = {"view": "untargeted", "split": "test"}
     ncc, accuracy = (v("adversarial", m, **where) for m in ("centers_ncc_accuracy", "accuracy"))
     standard = v("standard", "centers_ncc_accuracy", **where)
-    ratio = ncc / max(standard, 1e-9)
+    ratio = ncc / standard if standard else float("inf")  # the standard network may be wrong everywhere
     return [
         _at_most("|NCC − network accuracy| under PGD, test", abs(ncc - accuracy), FLAT, ncc >= accuracy / 2),
         _at_least("NCC accuracy adversarial/standard", ratio, 3, ratio > 1),
@@ -153,11 +160,11 @@ def _robust_ncc(v: Lookup) -> list[Condition]:
 
 def _early_layers(v: Lookup) -> list[Condition]:
     standard, robust = v.layers("standard", "untargeted"), v.layers("adversarial", "untargeted")
-    lead, slope = standard[:-1].max() - standard.iloc[-1], robust.diff().min()
+    lead, fall = standard[:-1].max() - standard.iloc[-1], -robust.diff().min()
     rises = robust.iloc[-1] >= robust.iloc[0]
     return [
         _at_least("lead of the best early layer over the last", lead, 0.2, lead > 0),
-        Condition(f"largest fall between layers, adversarial {-slope:.3g} (≤ {FLAT:g})", slope, slope >= -FLAT, rises),
+        _at_most("largest fall between layers, adversarial", fall, FLAT, rises),
     ]
 
 
@@ -202,12 +209,16 @@ CLAIMS = (
 
 
 def judge(claim: Claim, records: pd.DataFrame) -> tuple[str, str]:
-    """Verdict and measured figures of one claim on one profile's records."""
+    """Verdict and measured figures of one claim on one profile's records: means over seeds, and their range."""
     try:
         conditions = claim.conditions(Lookup(records))
     except KeyError:
         return "not run", ""
-    measured = "; ".join(c.text for c in conditions)
+    by_seed = []
+    for _, of_seed in records.groupby("seed"):
+        with suppress(KeyError):
+            by_seed.append([c.value for c in claim.conditions(Lookup(of_seed))])
+    measured = "; ".join(c.text([values[i] for values in by_seed]) for i, c in enumerate(conditions))
     if all(c.met for c in conditions):
         return "holds", measured
     return ("holds in part" if all(c.right_way for c in conditions) else "fails"), measured
@@ -236,26 +247,36 @@ def verdicts(records: pd.DataFrame, chapter: str):
     """The ledger of one chapter as a styled table, verdicts coloured."""
     table = ledger(records)
     shown = table[table.chapter == chapter][["id", "claim", "rule", "measured", "verdict"]]
-    return shown.style.hide(axis="index").map(_ground, subset=["verdict"])
+    return coloured(shown, ["verdict"])
 
 
 def overview(table: pd.DataFrame):
     """Claims by row, profiles by column, verdicts coloured: from a ``ledger``."""
     wide = table.pivot_table(index=["id", "claim"], columns="profile", values="verdict", aggfunc="first", sort=False)
     wide = wide.fillna("not run").reset_index().rename_axis(columns=None)
-    return wide.style.hide(axis="index").map(_ground, subset=list(wide.columns[2:]))
+    return coloured(wide, list(wide.columns[2:]))
+
+
+def coloured(table: pd.DataFrame, columns: list[str]):
+    """A styled table whose verdicts, in these columns, are coloured."""
+    return table.style.hide(axis="index").map(_ground, subset=columns)
 
 
 def as_markdown(table: pd.DataFrame) -> str:
-    """One section per claim: its rule, and per profile the measured figures, the verdict, the figure behind it."""
+    """A box per claim, labelled claim-<id>: its rule, and per profile the measured figures and the verdict."""
     out = []
     for claim, rows in table.groupby("id", sort=False):
         first = rows.iloc[0]
-        out.append(f"**{claim}. {first.claim}.** Holds when {first.rule}. See [the figure](#{first.figure}).\n")
+        out += [
+            f"(claim-{claim.lower().replace(' ', '-')})=",
+            f":::{{admonition}} {claim} · {first.claim}",
+            ":class: note",
+        ]
+        out.append(f"Holds when {first.rule}. See [the figure](#{first.figure}).\n")
         for row in rows.itertuples():
             seeds = f", {row.seeds} seed{'s' if row.seeds != 1 else ''}" if row.seeds else ""
             out.append(f"- *{row.profile}*{seeds}: **{row.verdict}**. {row.measured}")
-        out.append("")
+        out.append(":::\n")
     return "\n".join(out)
 
 

@@ -1,16 +1,22 @@
 """The book's figures: one palette, one style, the same thing in the same colour everywhere.
 
-Takes data frames and numpy arrays only. Every function returns a matplotlib figure, closed so that a
+Takes data frames and numpy arrays only. Every function but ``player`` returns a matplotlib figure, closed so that a
 notebook shows it once, and leaves the title to the caption beside the cell.
 """
 
+import json
 import sys
 from collections.abc import Sequence
+from hashlib import sha256
+from html import escape
+from pathlib import Path
+from string import Template
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from IPython.display import HTML
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 # Okabe and Ito's colours: told apart by the colour-blind and in grey print.
@@ -53,7 +59,7 @@ NAMES = {
 }
 WIDTH = 7.6  # inches: the width of a page's text
 LOGARITHMIC = {"nc1", "nc1_per_class", "centers_nc1", "cdnv", "loss"}
-CLASS_COLORS = sns.color_palette("husl", 10)
+CLASS_COLORS = (BLUE, ORANGE, GREEN)  # of the three classes whose plane is shown
 
 
 def use_style() -> None:
@@ -172,7 +178,7 @@ def arrows(
 ) -> plt.Figure:
     """Arrows from clean to attacked features (N, 2) in the plane of three class means (3, 2)."""
     figure, axis = plt.subplots(figsize=(5.6, 4.4), layout="constrained")
-    colors = np.array([CLASS_COLORS[3 * c] for c in classes])
+    colors = np.array([CLASS_COLORS[c] for c in classes])
     moves = after - before
     axis.quiver(*before.T, *moves.T, color=colors, angles="xy", scale_units="xy", scale=1, width=0.0025, alpha=0.5)
     axis.scatter(*after.T, c=colors, s=10, edgecolors="white", linewidths=0.3)
@@ -181,11 +187,46 @@ def arrows(
     return _closed(figure)
 
 
+def player(
+    frames: Sequence[tuple[np.ndarray, np.ndarray]],
+    classes: np.ndarray,
+    labels: Sequence[str],
+    dial: str,
+    titles: Sequence[str],
+    alt: str,
+) -> HTML:
+    """Points of three classes that move along a slider called ``dial``: SVG and a script, nothing from outside.
+
+    Each frame is (points (N, 2), corners (3, 2)), with one title; ``classes`` (N,) are 0..2. Without a script, and in
+    print, the last frame stands still.
+    """
+    low, high = (f(np.concatenate([np.concatenate(frame) for frame in frames]), axis=0) for f in (np.min, np.max))
+    scale = min(940 / (high - low)[0], 600 / (high - low)[1])
+    places = [np.concatenate(frame) - (low + high) / 2 for frame in frames]
+    places = [np.round((500, 370) + scale * p * (1, -1)).astype(int).tolist() for p in places]
+    looks = [*((c, 6, 0.6) for c in classes), *((c, 13, 1) for c in range(3))]
+    circles = [
+        f'<circle cx="{x}" cy="{y}" r="{r}" fill="{CLASS_COLORS[c]}" fill-opacity="{opacity}"/>'
+        for (x, y), (c, r, opacity) in zip(places[-1], looks)
+    ]
+    legend = [
+        f'<rect x="790" y="{20 + 40 * c}" width="24" height="24" fill="{CLASS_COLORS[c]}"/>'
+        f'<text x="826" y="{42 + 40 * c}">{escape(label)}</text>'
+        for c, label in enumerate(labels)
+    ]
+    data = json.dumps({"frames": places, "titles": list(titles)}, separators=(",", ":"))
+    fields = dict(circles="".join(circles), legend="".join(legend), data=data, last=len(frames) - 1)
+    fields |= dict(dial=escape(dial), alt=escape(alt), still=escape(titles[-1]), corners=len(classes))
+    fields["triangle"] = " ".join(f"{x},{y}" for x, y in places[-1][-3:])
+    template = Template(Path(__file__).with_name("player.html").read_text())
+    return HTML(template.substitute(fields, id="player-" + sha256(data.encode()).hexdigest()[:8]))
+
+
 def _cloud(axis, points: np.ndarray, classes: np.ndarray, means: np.ndarray, labels: Sequence[str]) -> None:
     for c, label in enumerate(labels):
         axis.scatter(
             *points[classes == c].T,
-            color=CLASS_COLORS[3 * c],
+            color=CLASS_COLORS[c],
             s=7,
             alpha=0.5,
             linewidths=0,
@@ -195,7 +236,7 @@ def _cloud(axis, points: np.ndarray, classes: np.ndarray, means: np.ndarray, lab
     axis.fill(*means.T, fill=False, edgecolor="#555555", linewidth=0.8)
     axis.scatter(
         *means.T,
-        color=[CLASS_COLORS[3 * c] for c in range(3)],
+        color=CLASS_COLORS,
         marker="*",
         s=110,
         edgecolors="black",

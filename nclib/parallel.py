@@ -19,12 +19,14 @@ from .train import Run, fit
 def fit_all(recipes: Sequence[Recipe], root: str | Path | None = None, jobs: int | None = None) -> list[Run]:
     """``fit`` for every recipe, in order, trained ``jobs`` at a time (default: the cores, at most 4; 1 on a GPU).
 
-    Each process keeps to one thread: small convolutions lose by sharing cores.
+    Each process keeps to one thread: small convolutions lose by sharing cores. Where a machine is shared out among
+    several runs, ``NCLIB_JOBS`` stands for its cores.
     """
-    jobs = jobs or (1 if torch.cuda.is_available() else min(os.cpu_count() or 1, 4))
+    cores = int(os.environ.get("NCLIB_JOBS") or os.cpu_count() or 1)
+    jobs = jobs or (1 if torch.cuda.is_available() else min(cores, 4))
     left = [r for r in recipes if not (Path(root or home() / "runs") / r.key / "recipe.json").exists()]
     if jobs > 1 and len(left) > 1:
-        with ProcessPoolExecutor(jobs, get_context("spawn"), _die_with, (os.getpid(),)) as pool:
+        with ProcessPoolExecutor(jobs, get_context("spawn"), die_with, (os.getpid(),)) as pool:
             for _ in progress(pool.map(_train, left, [root] * len(left)), "networks trained", len(left)):
                 pass
     return [fit(recipe, root) for recipe in recipes]
@@ -35,8 +37,8 @@ def _train(recipe: Recipe, root: str | Path | None) -> None:
     fit(recipe, root)
 
 
-def _die_with(parent: int) -> None:
-    """Stop when the notebook's process is gone: nobody waits for the result, and the state is saved."""
+def die_with(parent: int) -> None:
+    """Stop when the parent process is gone: nobody waits for the result, and the state of a training is saved."""
 
     def watch() -> None:
         while os.getppid() == parent:

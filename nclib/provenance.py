@@ -2,7 +2,10 @@
 
 import os
 import platform
+import re
+import resource
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -32,18 +35,31 @@ def versions() -> dict[str, str]:
     return found
 
 
+def _git(*words: str) -> str:
+    """What git says of this library's checkout; nothing where there is no git, or no checkout."""
+    try:
+        done = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True)
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
 def commit() -> str:
     """The commit of this library's checkout, with "+" where files have changed since; else "unknown"."""
+    head = _git("rev-parse", "--short=12", "HEAD")
+    return head + ("+" if _git("status", "--porcelain", "--", ".") else "") if head else "unknown"
 
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else ""
 
-    try:
-        head = git("rev-parse", "--short=12", "HEAD")
-        return head + ("+" if git("status", "--porcelain", "--", ".") else "") if head else "unknown"
-    except OSError:
-        return "unknown"
+def branch() -> str:
+    """The branch checked out, "main" where there is none."""
+    return _git("branch", "--show-current") or "main"
+
+
+def repository() -> str | None:
+    """The checkout's public home, https://github.com/owner/name: ``NCLIB_REPOSITORY``, else git's origin, else None."""
+    url = os.environ.get("NCLIB_REPOSITORY") or _git("remote", "get-url", "origin")
+    found = re.fullmatch(r"(?:https://github\.com/|git@github\.com:)([\w.-]+/[\w.-]+?)(?:\.git)?/?", url)
+    return f"https://github.com/{found[1]}" if found else None
 
 
 def device_name(device: str | torch.device = "cpu") -> str:
@@ -55,6 +71,14 @@ def device_name(device: str | torch.device = "cpu") -> str:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     return f"{model or platform.machine()} CPU, {torch.get_num_threads()} of {os.cpu_count()} threads"
+
+
+def peak_memory(device: str | torch.device = "cpu") -> float:
+    """The most memory, in GB, that this process or one that it started has held; on a GPU, what it held there."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    usage = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return max(usage) * (1 if sys.platform == "darwin" else 1024) / 1e9  # Linux counts in KiB
 
 
 def environment(device: str | torch.device = "cpu") -> dict:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from .provenance import environment, home
+from .files import write
+from .provenance import environment, home, peak_memory
 
 COLUMNS = ["profile", "chapter", "model", "recipe", "seed", "epoch", "split", "layer", "view", "measure", "value"]
 REQUIRED = ("profile", "chapter", "recipes", "device", "versions", "commit", "seconds")
@@ -68,9 +69,10 @@ def save(chapter: str, profile: str, runs: list, tables: list[pd.DataFrame]) -> 
         "training_seconds": {run.recipe.key: round(run.seconds, 1) for run in runs},
         **environment(runs[0].device),
         "seconds": round(time.time() - STARTED, 1),
+        "peak_memory_gb": round(peak_memory(runs[0].device), 1),
     }
-    _replace(place / f"{chapter}.csv", frame.reindex(columns=COLUMNS).to_csv(index=False))
-    _replace(place / f"{chapter}.json", json.dumps(origin, indent=1))
+    write(place / f"{chapter}.csv", frame.reindex(columns=COLUMNS).to_csv(index=False))
+    write(place / f"{chapter}.json", json.dumps(origin, indent=1))
     return provenance_table(origin)
 
 
@@ -94,23 +96,48 @@ def load(place: Path) -> pd.DataFrame:
     return pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
 
 
-def everything(profile: str) -> pd.DataFrame:
-    """This profile's records and, after them, those committed under ``results/`` for every other profile."""
+def places(profile: str) -> list[Path]:
+    """The folder of this profile's records and, after it, those committed under ``results/`` for every other."""
     committed = sorted(p for p in (home() / "results").glob("*/records") if p.parent.name != profile)
-    frames = [load(place) for place in (folder(profile), *committed)]
+    return [folder(profile), *committed]
+
+
+def everything(profile: str) -> pd.DataFrame:
+    """This profile's records and, after them, those of every other recorded profile."""
+    frames = [load(place) for place in places(profile)]
     return pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
+
+
+def origins(place: Path) -> list[dict]:
+    """The provenance of every chapter recorded in a folder."""
+    return [json.loads(file.read_text()) for file in sorted(place.glob("*.json"))]
 
 
 def sources(profile: str) -> pd.DataFrame:
     """Where a profile's records came from: one row per chapter."""
-    origins = [json.loads(file.read_text()) for file in sorted(folder(profile).glob("*.json"))]
-    table = [
-        (o["chapter"], len(o["recipes"]), o["seconds"], o["device"], o["versions"]["torch"], o["commit"])
-        for o in origins
-    ]
-    return pd.DataFrame(table, columns=["chapter", "models", "seconds", "device", "torch", "commit"]).set_index(
-        "chapter"
-    )
+    rows = {
+        o["chapter"]: {
+            "models": len(o["recipes"]), "seconds": o["seconds"], "device": o["device"],
+            "torch": o["versions"]["torch"], "commit": o["commit"],
+        }
+        for o in origins(folder(profile))
+    }  # fmt: skip
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("chapter")
+
+
+def costs(profile: str) -> pd.DataFrame:
+    """What every recorded profile took: models, seconds of training and of whole pages, memory, device."""
+    rows = {}
+    for found in filter(None, map(origins, places(profile))):
+        training = {key: seconds for o in found for key, seconds in o["training_seconds"].items()}
+        rows[found[0]["profile"]] = {
+            "models": len(training),
+            "training, s": round(sum(training.values())),
+            "pages, s": round(sum(o["seconds"] for o in found)),
+            "largest process, GB": max(o.get("peak_memory_gb", float("nan")) for o in found),
+            "device": found[0]["device"],
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("profile")
 
 
 def provenance_table(origin: dict) -> pd.DataFrame:
@@ -119,8 +146,12 @@ def provenance_table(origin: dict) -> pd.DataFrame:
         f"{key}: {r['training']}, seed {r['seed']}, {r['epochs']} epochs, {origin['training_seconds'][key]:.0f} s"
         for key, r in origin["recipes"].items()
     ]
+    first = next(iter(origin["recipes"].values()))
+    drops = " and ".join(f"{share:g}" for share in first["drops"])
+    schedule = f"{first['epochs']} epochs (the paper: 400), learning rate down tenfold after {drops} of them"
     lines = {
         "profile": origin["profile"],
+        "schedule": schedule,
         "models (recipe key)": "; ".join(keys),
         "device": origin["device"],
         "this page": f"{origin['seconds']:.0f} s, training not already done included",
@@ -128,9 +159,3 @@ def provenance_table(origin: dict) -> pd.DataFrame:
         "commit": origin["commit"],
     }
     return pd.DataFrame({"": lines.keys(), "this run": lines.values()}).set_index("")
-
-
-def _replace(file: Path, text: str) -> None:
-    partial = file.with_name(file.name + ".part")
-    partial.write_text(text)
-    os.replace(partial, file)

@@ -1,9 +1,7 @@
 """``fit``: a recipe in, a trained model and its history out. Resumes, shares, never half-writes."""
 
 import copy
-import errno
 import json
-import os
 import time
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
@@ -19,6 +17,7 @@ from torch import Generator, Tensor, nn
 from .attacks import kl, model_mode, pgd
 from .compute import Compute, choose
 from .data import Dataset, load, pixels
+from .files import write
 from .layers import collapse
 from .models import build
 from .progress import alone, log, progress
@@ -138,7 +137,7 @@ def _train(model, recipe: Recipe, data: Dataset, compute: Compute, path: Path) -
     def keep(stale: list | None) -> None:
         past.rows += _measure(model, recipe, data, compute, past, stale)
         name = snapshot_name(past.epoch)
-        past.sha256[name] = _write(path / name, save(_weights(model)))
+        past.sha256[name] = write(path / name, save(_weights(model)))
         _save_state(path, model, optimizer, past)
 
     if not past.rows:
@@ -233,7 +232,7 @@ def _save_state(path: Path, model, optimizer, past: Past) -> None:
             tensors[f"momentum.{name}"] = optimizer.state[p]["momentum_buffer"].contiguous().cpu()
     text = json.dumps(asdict(past))
     seal = sha256(save(tensors) + text.encode()).hexdigest()  # safetensors has no checksum against flipped bits
-    _write(path / "state.safetensors", save(tensors, {"past": text, "sha256": seal}))
+    write(path / "state.safetensors", save(tensors, {"past": text, "sha256": seal}))
 
 
 def _resume(path: Path, model, optimizer) -> Past:
@@ -260,9 +259,9 @@ def _resume(path: Path, model, optimizer) -> Past:
 
 
 def _finish(path: Path, recipe: Recipe, model, past: Past, compute: Compute) -> None:
-    past.sha256["model.safetensors"] = _write(path / "model.safetensors", save(_weights(model)))
+    past.sha256["model.safetensors"] = write(path / "model.safetensors", save(_weights(model)))
     table = pd.DataFrame(past.rows)[COLUMNS].to_csv(index=False)
-    past.sha256["history.csv"] = _write(path / "history.csv", table.encode())
+    past.sha256["history.csv"] = write(path / "history.csv", table)
     record = {
         "recipe": asdict(recipe),
         "key": recipe.key,
@@ -271,7 +270,7 @@ def _finish(path: Path, recipe: Recipe, model, past: Past, compute: Compute) -> 
         "environment": environment(compute.device),
         "sha256": past.sha256,
     }
-    _write(path / "recipe.json", json.dumps(record, indent=1).encode())  # last: its presence says "complete"
+    write(path / "recipe.json", json.dumps(record, indent=1))  # last: its presence says "complete"
     log(f"{recipe.label}: {recipe.epochs} epochs in {past.seconds:.0f} s")
 
 
@@ -301,20 +300,3 @@ def _damaged(path: Path, digests: dict[str, str]) -> list[str]:
     """The files that are missing, or not what was written."""
     files = {path / name: was for name, was in digests.items()}
     return [f.name for f, was in files.items() if not f.exists() or sha256(f.read_bytes()).hexdigest() != was]
-
-
-def _write(file: Path, content: bytes) -> str:
-    """All or nothing: a reader sees the old file or the new one, never a part. Returns the content's sha256."""
-    partial = file.with_name(file.name + ".part")
-    try:
-        with open(partial, "wb") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(partial, file)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        if error.errno == errno.ENOSPC:
-            raise OSError(errno.ENOSPC, f"disk full while writing {file.name}: free some space and run again") from None
-        raise
-    return sha256(content).hexdigest()

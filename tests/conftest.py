@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[1]
 
 
 def furnish(place: Path) -> Path:
-    """A copy of what the runner reads (chapters, profiles, configuration, results) in a fresh folder."""
-    for name in ("book", "profiles", "results"):
+    """A copy of what the runner reads in a fresh folder."""
+    for name in ("book", "profiles", "results", "sweeps", "templates"):
         shutil.copytree(ROOT / name, place / name)
     shutil.copy(ROOT / "_config.yml", place)
     return place

@@ -9,24 +9,25 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import cache
+from html import escape
 from pathlib import Path
 
 import nbformat
 import papermill
 import yaml
 from nbclient.exceptions import DeadKernelError
+from nbconvert import HTMLExporter
 
-from . import claims, records
-from .provenance import home, versions
-from .recipe import CHOICES
-from .site import SiteError, render
+from .. import claims, records
+from ..files import write
+from ..progress import alone
+from ..provenance import home, versions
+from ..recipe import CHOICES
+from .site import BookError, render
 
 MARK = ("<!-- verdicts -->", "<!-- end of verdicts -->")  # what lies between them in the README is written by record
 LEDGER = "ledger"  # reads what the other chapters recorded, so it runs last
-
-
-class BookError(Exception):
-    """One clear line for the person at the terminal."""
 
 
 def book_folder() -> Path:
@@ -50,10 +51,11 @@ def source(chapter: str) -> Path:
     return book_folder() / f"{name}.ipynb"
 
 
-def defaults(notebook: Path) -> dict:
-    """The literals of a notebook's ``parameters`` cell (empty where it has none)."""
+@cache
+def defaults(notebook: Path, tag: str = "parameters") -> dict:
+    """The literals of a notebook's ``parameters`` cell, or of one with another tag (empty where it has none)."""
     cells = nbformat.read(notebook, 4).cells
-    code = next((c.source for c in cells if "parameters" in c.metadata.get("tags", [])), "")
+    code = next((c.source for c in cells if tag in c.metadata.get("tags", [])), "")
     return {s.targets[0].id: ast.literal_eval(s.value) for s in ast.parse(code).body if isinstance(s, ast.Assign)}
 
 
@@ -109,8 +111,9 @@ def parameters(chapter: str, profile: str, overrides: dict) -> dict:
 
 def execution_key(chapter: str, values: dict, place: Path) -> str:
     """Hash of all that an executed copy depends on: source, parameters, library, data root, versions, records."""
-    library = sorted((Path(__file__).parent).glob("*.py"))
-    recorded = sorted([*(place / "records").glob("*.csv"), *(home() / "results").glob("*/records/*.csv")])
+    library = sorted(f for f in Path(claims.__file__).parent.iterdir() if f.is_file())
+    here = [*place.glob("*.csv"), *(place / "records").glob("*.csv")]
+    recorded = sorted([*here, *(home() / "results").glob("*/records/*.csv")])
     files = [source(chapter), *library, *(recorded if source(chapter).stem == LEDGER else [])]
     digest = hashlib.sha256(json.dumps([values, versions(), os.environ.get("NCLIB_DATA")], sort_keys=True).encode())
     for file in files:
@@ -118,49 +121,80 @@ def execution_key(chapter: str, values: dict, place: Path) -> str:
     return digest.hexdigest()
 
 
-def unchanged(chapter: str, profile: str) -> bool:
-    """Is the profile's page of a chapter there, and is it what today's source, parameters and library would give?"""
+def _place(chapter: str, profile: str, output: Path | None) -> tuple[Path, Path]:
+    """A run's folder, with its stamp, log and failed copy, and its page: the profile's own, or the one asked for."""
+    if output:
+        return output.resolve().parent, output.resolve()
     place = home() / "_build" / profile
-    page, stamp = place / "pages" / f"{chapter}.ipynb", place / "stamps" / f"{chapter}.json"
+    return place, place / "pages" / f"{source(chapter).stem}.ipynb"
+
+
+def unchanged(chapter: str, profile: str, overrides: dict | None = None, output: Path | None = None) -> bool:
+    """Is a chapter's page there, and is it what today's source, parameters and library would give?"""
+    place, page = _place(chapter, profile, output)
+    stamp = place / "stamps" / f"{page.stem}.json"
     if not page.exists() or not stamp.exists():
         return False
-    return json.loads(stamp.read_text())["key"] == execution_key(chapter, parameters(chapter, profile, {}), place)
+    key = execution_key(chapter, parameters(chapter, profile, overrides or {}), place)
+    return json.loads(stamp.read_text())["key"] == key
 
 
 def run_chapter(chapter: str, profile: str, overrides: dict | None = None, output: Path | None = None) -> Path:
     """Execute one chapter into ``_build/<profile>/pages``, or, records and all, to ``output`` and its folder.
 
-    An unchanged page is not run twice. Raises BookError with the cell's own error when a cell raises; the failed
-    copy goes to ``_build/<profile>/failed``.
+    An unchanged page is not run twice, and of two processes that ask for one page the second waits for the first.
+    Raises BookError with the cell's own error when a cell raises; the failed copy goes to ``failed`` in
+    ``_build/<profile>``, or in the output's folder.
     """
-    name, place = source(chapter).stem, home() / "_build" / profile
     values = parameters(chapter, profile, overrides or {})
-    page = output or place / "pages" / f"{name}.ipynb"
-    if output is None and unchanged(name, profile):
-        return page
-    began, log, key = time.time(), place / f"{name}.log", execution_key(chapter, values, place)
-    failed, stamp = place / "failed" / page.name, place / "stamps" / f"{name}.json"
-    for folder in (page.parent, stamp.parent, failed.parent, place / "records"):
+    place, page = _place(chapter, profile, output)
+    recorded = place if output else place / "records"
+    log, failed = place / f"{page.stem}.log", place / "failed" / page.name
+    stamp = place / "stamps" / f"{page.stem}.json"
+    for folder in (page.parent, stamp.parent, failed.parent, recorded):
         folder.mkdir(parents=True, exist_ok=True)
-    log.unlink(missing_ok=True)
-    os.environ |= {"NCLIB_HOME": str(home()), "NCLIB_LOG": str(log)}
-    os.environ["NCLIB_RECORDS"] = str(place / "records" if output is None else page.parent)
+    with alone(stamp.with_suffix(".lock"), page.stem):
+        if unchanged(chapter, profile, overrides, output):
+            return page
+        began, key = time.time(), execution_key(chapter, values, place)
+        log.unlink(missing_ok=True)
+        os.environ |= {"NCLIB_HOME": str(home()), "NCLIB_LOG": str(log), "NCLIB_RECORDS": str(recorded)}
+        run_notebook(source(chapter), failed, values, cwd=book_folder())
+        os.replace(failed, page)
+        write(stamp, json.dumps({"key": key, "seconds": round(time.time() - began, 1)}))
+    return page
+
+
+def run_notebook(notebook: Path, copy: Path, values: dict, cwd: Path) -> None:
+    """Execute a notebook of the house into a tidy copy. BookError with the cell's own error when a cell raises."""
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it would say is said below, in one line
+    name = notebook.relative_to(home())
     try:
         papermill.execute_notebook(
-            source(chapter), failed, values, kernel_name="python3", cwd=book_folder(), progress_bar=False,
+            notebook, copy, values, kernel_name="python3", cwd=cwd, progress_bar=False,
             extra_arguments=["--IPKernelApp.log_level=50"],  # a stopped kernel need not tell its traceback
         )  # fmt: skip
     except papermill.PapermillExecutionError as error:
-        line = f"book/{name}.ipynb, cell {error.cell_index + 1}: {error.ename}: {error.evalue}"
+        line = f"{name}, cell {error.cell_index + 1}: {error.ename}: {error.evalue}"
         raise BookError("\n".join(error.traceback[-1:]) + "\n" + line) from None
     except DeadKernelError:
-        raise BookError(f"book/{name}.ipynb: its kernel died: out of memory, or killed from outside") from None
-    nbformat.write(_tidy(nbformat.read(failed, 4)), failed)
-    os.replace(failed, page)
-    if output is None:
-        stamp.write_text(json.dumps({"key": key, "seconds": round(time.time() - began, 1)}))
-    return page
+        raise BookError(f"{name}: its kernel died: out of memory, or killed from outside") from None
+    nbformat.write(_tidy(nbformat.read(copy, 4)), copy)
+
+
+def report(template: str, page: Path, values: dict, title: str, cwd: Path) -> Path:
+    """Execute a notebook of ``templates/``, and write it, code hidden, as an HTML page that needs nothing beside it."""
+    page.parent.mkdir(parents=True, exist_ok=True)
+    os.environ["NCLIB_HOME"] = str(home())
+    partial, html = page.with_suffix(".part.ipynb"), page.with_suffix(".html")
+    run_notebook(home() / "templates" / f"{template}.ipynb", partial, values, cwd)
+    os.replace(partial, page)
+    exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_output_prompt=True)
+    style = (home() / "templates" / "page.css").read_text()
+    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{style}</style>'
+    body, _ = exporter.from_filename(str(page))
+    write(html, f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>')
+    return html
 
 
 def _tidy(notebook):
@@ -207,22 +241,26 @@ def _order(chapter: str) -> int:
 
 def _start(chapter: str, profile: str, jobs: int) -> subprocess.Popen:
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // jobs))
-    environment = os.environ | {"OMP_NUM_THREADS": threads, "PYTHONPATH": str(home())}
+    environment = os.environ | {"OMP_NUM_THREADS": threads}
     command = [sys.executable, "-m", "nclib", "run", chapter, "--profile", profile]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
 
 
 def _show(place: Path, running: dict) -> None:
-    """In a terminal, one moving line: the latest word of every running chapter."""
-    if not sys.stderr.isatty():
-        return
+    """The latest word of every running chapter."""
     words = []
     for name in running:
         log = place / f"{name}.log"
         last = log.read_text().replace("\r", "\n").strip().splitlines()[-1:] if log.exists() else []
         words.append(f"{name}: {' '.join(last)[:60]}")
-    width = shutil.get_terminal_size().columns
-    print("\r" + " | ".join(words)[: width - 1].ljust(width - 1), end="\r", file=sys.stderr, flush=True)
+    moving_line(" | ".join(words))
+
+
+def moving_line(words: str) -> None:
+    """In a terminal, one line that the next one takes the place of; elsewhere nothing."""
+    if sys.stderr.isatty():
+        width = shutil.get_terminal_size().columns - 1
+        print("\r" + words[:width].ljust(width), end="\r", file=sys.stderr, flush=True)
 
 
 def book(profile: str, jobs: int | None = None) -> Path:
@@ -231,10 +269,7 @@ def book(profile: str, jobs: int | None = None) -> Path:
     jobs = jobs or max(1, min(2, os.cpu_count() or 1))
     print(f"profile {profile}: {len(chapters())} chapters, {jobs} at a time", flush=True)
     run_all(profile, jobs)
-    try:
-        index = render(profile)
-    except SiteError as error:
-        raise BookError(f"the site was not built:\n{error}") from None
+    index = render(profile)
     table = claims.ledger(records.load(home() / "_build" / profile / "records"))
     print("\nclaims:")
     for row in table.itertuples():

@@ -1,0 +1,86 @@
+"""The book on paper: the site's pages in reading order as one document, printed by headless Chromium."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import yaml
+from bs4 import BeautifulSoup
+
+from ..files import write
+from ..provenance import home
+from .execute import BookError, book_folder
+
+PATIENCE = 300_000  # milliseconds of the browser's virtual time, a bound: it prints when MathJax has nothing left to do
+
+
+def print_book(profile: str) -> Path:
+    """``_build/<profile>/book.pdf`` from the site. BookError, in one line, where there is no site or no Chromium."""
+    place = home() / "_build" / profile
+    if not (place / "site").exists():
+        raise BookError(f"nothing to print: run 'make book PROFILE={profile}' first")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if not chromium:
+        raise BookError("no chromium on this machine: install it (Debian: apt-get install chromium) and run again")
+    page, pdf, partial = (place / name for name in ("book.html", "book.pdf", "book.pdf.part"))
+    write(page, one_document(place, profile))
+    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer"]
+    command += ["--generate-pdf-document-outline", f"--virtual-time-budget={PATIENCE}", f"--print-to-pdf={partial}"]
+    partial.unlink(missing_ok=True)
+    done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True)
+    if not partial.exists():
+        raise BookError(f"chromium did not print: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
+    partial.replace(pdf)
+    return pdf
+
+
+def one_document(place: Path, profile: str) -> str:
+    """This profile's articles behind a title and the contents, with the site's styles and MathJax alone.
+
+    No other script: what a page folds stays open, and no buttons appear.
+    """
+    html = place / "site" / "_build" / "html"
+    toc = yaml.safe_load((book_folder() / "_toc.yml").read_text())
+    names = [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
+    articles = {name: _article(html / f"{name}.html", names) for name in names}
+    title = yaml.safe_load((home() / "_config.yml").read_text())["title"]
+    head = _read(html / f"{names[0]}.html").head
+    kept = [
+        tag for tag in head.select("link[rel=stylesheet], script") if tag.name == "link" or "athjax" in str(tag).lower()
+    ]
+    lines = [f'<li><a href="#{name}">{article.h1.get_text()}</a></li>' for name, article in articles.items()]
+    parts = [
+        '<!doctype html><html lang="en" data-theme="light"><head><meta charset="utf-8">',
+        f"<title>{title}</title>{''.join(map(str, kept))}</head><body>",
+        f'<nav><p class="title">{title}</p><p>Profile {profile}</p><ol>{"".join(lines)}</ol></nav>',
+        *(f'<div id="{name}">{article}</div>' for name, article in articles.items()),
+        "</body></html>",
+    ]
+    document = BeautifulSoup("".join(parts), "html.parser")
+    for attribute in ("src", "href"):
+        for tag in document.select(f"[{attribute}^=_]"):
+            tag[attribute] = f"{html.relative_to(place)}/{tag[attribute]}"
+    return str(document)
+
+
+def _read(page: Path) -> BeautifulSoup:
+    return BeautifulSoup(page.read_text(), "html.parser")
+
+
+def _article(page: Path, names: list[str]):
+    """A page's article: ids with the page's name in front, links within the document, none to other scales."""
+    article = _read(page).select_one("article")
+    for tag in article.select("[id]:not([id^=T_])"):  # T_: a styled table's own rules use its id
+        tag["id"] = f"{page.stem}-{tag['id']}"
+    for link in article.select("a[href]:not([href*=':'])"):
+        target, _, anchor = link["href"].partition("#")
+        name = target.removesuffix(".html") or page.stem
+        if name in names:
+            link["href"] = f"#{name}-{anchor}" if anchor else f"#{name}"
+        elif (line := link.find_parent("p")) and line.get_text().startswith("The same page at another scale"):
+            line.decompose()
+    for tag in article.select(".headerlink, .player script"):  # a moving figure stands still on paper
+        tag.decompose()
+    for answer in article.select("details"):
+        answer["open"] = ""
+    return article

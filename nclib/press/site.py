@@ -1,0 +1,184 @@
+"""From executed copies to a site: Jupyter Book with warnings as errors, and the twins recorded at other scales."""
+
+import hashlib
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import yaml
+
+from ..files import write
+from ..provenance import branch, commit, home, repository
+
+LABEL = re.compile(
+    r"^\(([\w-]+)\)=|\$\$ \(([\w-]+)\)|:label: ([\w-]+)|^:name: ([\w-]+)|\{(?:exercise|solution)-start\} ([\w-]+)", re.M
+)
+PICTURE = ("attacks", "fig-attack-arrows")  # the figure that the first page shows
+PROSE = shutil.ignore_patterns("*.ipynb", ".ipynb_checkpoints", "ruff.toml", ".ruff_cache", "runs")
+
+
+class BookError(Exception):
+    """One clear line for the person at the terminal."""
+
+
+def render(profile: str) -> Path:
+    """Assemble ``_build/<profile>/source`` from pages, prose and twins, and render it. Returns index.html's path.
+
+    Nothing is done where nothing changed. Raises BookError, with Jupyter Book's warnings; no broken site is left.
+    """
+    place = home() / "_build" / profile
+    source, site = place / "source", place / "site"
+    scales = _assemble(profile, source)
+    digest = hashlib.sha256()
+    for file in sorted(p for p in source.rglob("*") if p.is_file()):
+        digest.update(str(file.relative_to(source)).encode() + file.read_bytes())
+    stamp, index = place / "stamps" / "site.txt", site / "_build" / "html" / "index.html"
+    if index.exists() and stamp.exists() and stamp.read_text() == digest.hexdigest():
+        return index
+    shutil.rmtree(site, ignore_errors=True)
+    jupyter_book(source, site, "html")
+    _relink(index.parent, scales)
+    write(stamp, digest.hexdigest())
+    return index
+
+
+def jupyter_book(source: Path, site: Path, builder: str) -> None:
+    """Build an assembled source folder. Raises BookError with the warnings; what was built then is removed."""
+    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(source), "--builder", builder]
+    command += ["-W", "-n", "--keep-going", "-q", "--path-output", str(site)]
+    command += ["--config", str(source / "_config.yml"), "--toc", str(source / "_toc.yml")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        shutil.rmtree(site, ignore_errors=True)
+        lines = (done.stdout + done.stderr).splitlines()
+        warnings = [line for line in lines if "WARNING" in line or "ERROR" in line]
+        raise BookError("the site was not built:\n" + "\n".join(warnings or lines[-20:]))
+
+
+def _assemble(profile: str, source: Path) -> list[str]:
+    """Put pages, prose, configuration and twins into the source folder. Returns the names of the twins' profiles."""
+    shutil.rmtree(source, ignore_errors=True)
+    shutil.copytree(home() / "book", source, ignore=PROSE)
+    pages = {p.name: p for p in sorted((home() / "_build" / profile / "pages").glob("*.ipynb"))}
+    recorded = {p.parents[1].name: p.parent for p in sorted((home() / "results").glob("*/pages/attacks.ipynb"))}
+    scales = {name: folder for name, folder in recorded.items() if name != profile}
+    toc = yaml.safe_load((source / "_toc.yml").read_text())
+    chapters = [
+        f"{c['file']}.ipynb" for part in toc["parts"] for c in part["chapters"] if f"{c['file']}.ipynb" in pages
+    ]
+    for name, folder in scales.items():
+        (source / name).mkdir()
+        twins = {c: nbformat.read(folder / c, 4) for c in chapters if (folder / c).exists()}
+        labels = set().union(*map(_labels, twins.values()))
+        for chapter, notebook in twins.items():
+            relabel(notebook, labels, name)
+            back = f"[the twin of this page](../{chapter})"
+            _point(notebook, f"Recorded under profile `{name}`. This book's own run: {back}.")
+            nbformat.write(notebook, source / name / chapter)
+        files = [{"file": f"{name}/{Path(chapter).stem}"} for chapter in twins]
+        toc["parts"].append({"caption": f"At scale: {name}", "chapters": files})
+    for chapter, page in pages.items():
+        notebook = nbformat.read(page, 4)
+        if links := [f"[{name}]({name}/{chapter})" for name, folder in scales.items() if (folder / chapter).exists()]:
+            _point(notebook, f"The same page at another scale: {', '.join(links)}.")
+        nbformat.write(notebook, source / chapter)
+    (source / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False))
+    (source / "_config.yml").write_text(yaml.safe_dump(_configuration(), sort_keys=False))
+    (source / "_static" / "picture.svg").write_text(drawing(source / f"{PICTURE[0]}.ipynb", PICTURE[1]))
+    return list(scales)
+
+
+def _configuration() -> dict:
+    """``_config.yml``, and where the checkout has a public repository, what leads there: launch, edit, issue."""
+    configuration = yaml.safe_load((home() / "_config.yml").read_text())
+    if url := repository():
+        owner, name = url.split("/")[-2:]
+        address = f"https://{owner}.github.io/{name}/"
+        configuration["html"]["baseurl"] = address
+        sphinx = configuration["sphinx"]["config"]
+        sphinx |= {"ogp_site_url": address, "notfound_urls_prefix": f"/{name}/"}
+        buttons = ("use_issues_button", "use_repository_button", "use_edit_page_button")
+        launch = {"binderhub_url": "https://mybinder.org", "colab_url": "https://colab.research.google.com"}
+        sphinx["html_theme_options"] |= dict.fromkeys(buttons, True) | {
+            "repository_url": url,
+            "repository_branch": branch(),
+            "path_to_docs": "book",
+            "launch_buttons": launch | {"notebook_interface": "jupyterlab"},
+        }
+    return configuration
+
+
+def _relink(site: Path, scales: list[str]) -> None:
+    """Lead the launch buttons to this very commit, and a twin's buttons to the source that both twins share.
+
+    Binder checks a commit out, nclib in it. Colab opens notebooks from a branch only: the published site's, where
+    ``launch/`` holds the sources with a first cell that installs nclib from the commit.
+    """
+    if not (url := repository()):
+        return
+    head, path = commit().removesuffix("+"), url.removeprefix("https://github.com/")
+    (site / "launch").mkdir()
+    for file in (home() / "book").glob("*.ipynb"):
+        nbformat.write(launchable(nbformat.read(file, 4), url, head), site / "launch" / file.name)
+    twins = re.compile(rf"(?<=/book/)(?:{'|'.join(scales) or '(?!)'})/(?=[\w-]+\.ipynb)")
+    for page in site.rglob("*.html"):
+        text = twins.sub("", page.read_text())
+        text = text.replace(f"/github/{path}/blob/{branch()}/book/", f"/github/{path}/blob/gh-pages/launch/")
+        page.write_text(text.replace(f"/v2/gh/{path}/{branch()}?", f"/v2/gh/{path}/{head}?"))
+
+
+def launchable(notebook, url: str, head: str):
+    """A source notebook with a first cell that installs nclib, where it is missing, from a commit."""
+    lines = [
+        "try:  # where nclib is missing, as on Colab: install it from the commit of this page",
+        "    import nclib",
+        "except ModuleNotFoundError:",
+        f'    %pip install -q "nclib[chapters] @ git+{url}@{head}"',
+    ]
+    notebook.cells.insert(0, nbformat.v4.new_code_cell("\n".join(lines), id="install"))
+    return notebook
+
+
+def _labels(notebook) -> set[str]:
+    prose = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+    figures = (c.metadata.get("mystnb", {}).get("figure", {}).get("name") for c in notebook.cells)
+    shown = "\n".join(o.data["text/markdown"] for o in _outputs(notebook, "text/markdown"))
+    found = {label for groups in LABEL.findall(prose + "\n" + shown) for label in groups if label}
+    return found | {f for f in figures if f}
+
+
+def _outputs(notebook, mime: str) -> list:
+    return [o for c in notebook.cells for o in c.get("outputs", []) if mime in o.get("data", {})]
+
+
+def relabel(notebook, labels: set[str], prefix: str):
+    """A twin's labels, and its references to labels of its fellow twins, get the profile's name in front.
+
+    Links to the book's prose pages lead one folder up.
+    """
+    known = re.compile(rf"(?<![\w-])({'|'.join(sorted(map(re.escape, labels), key=len, reverse=True))})(?![\w-])")
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = known.sub(rf"{prefix}-\1", cell.source).replace("](notation.md)", "](../notation.md)")
+        elif "mystnb" in cell.metadata:
+            cell.metadata.mystnb.figure.name = f"{prefix}-{cell.metadata.mystnb.figure.name}"
+    for output in _outputs(notebook, "text/markdown"):
+        output.data["text/markdown"] = known.sub(rf"{prefix}-\1", output.data["text/markdown"])
+    return notebook
+
+
+def _point(notebook, line: str) -> None:
+    """A line that leads to the page's twins: in the box under the title, or, where there is none, under it."""
+    first = notebook.cells[0]
+    place = r"^(:class: tip)$" if ":class: tip\n" in first.source else r"^(# .+)$"
+    first.source = re.sub(place, rf"\1\n\n*{line}*\n", first.source, count=1, flags=re.M)
+
+
+def drawing(notebook: Path, name: str) -> str:
+    """The SVG of a named figure of an executed notebook."""
+    cells = nbformat.read(notebook, 4).cells
+    cell = next(c for c in cells if c.metadata.get("mystnb", {}).get("figure", {}).get("name") == name)
+    return next(o.data["image/svg+xml"] for o in cell.outputs if "image/svg+xml" in o.get("data", {}))
