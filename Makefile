@@ -2,7 +2,7 @@ PROFILE ?= digits
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: book test lint record serve lab bench clean help
+.PHONY: book test lint record serve lab bench pdf compare exercises kit clean help
 
 .venv/installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -10,16 +10,20 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .
 	touch $@
 
+.venv/cluster: .venv/installed requirements-cluster.txt
+	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements-cluster.txt
+	touch $@
+
 book: .venv/installed  ## execute every chapter under PROFILE and render the site
 	@$(BIN)/python -m nclib book --profile $(PROFILE)
 
-test: .venv/installed lint  ## everything that CI runs
+test: .venv/cluster lint  ## everything that CI runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 lint: .venv/installed
-	$(BIN)/ruff check --output-format=concise nclib tests benchmarks book
+	$(BIN)/ruff check --output-format=concise nclib tests benchmarks book templates
 	$(BIN)/ruff format --check nclib tests benchmarks
-	$(BIN)/nbstripout --keep-id --verify book/*.ipynb
+	$(BIN)/nbstripout --keep-id --verify book/*.ipynb templates/*.ipynb
 
 record: .venv/installed  ## copy a finished book's evidence to results/PROFILE
 	@$(BIN)/python -m nclib record --profile $(PROFILE)
@@ -30,8 +34,20 @@ serve: book  ## render, then serve the site on http://localhost:8000
 lab: .venv/installed  ## JupyterLab on the chapters
 	$(BIN)/jupyter lab --notebook-dir book
 
-bench: .venv/installed  ## every benchmark, one after the other
+bench: .venv/cluster  ## every benchmark, one after the other
 	@for file in benchmarks/*.py; do OMP_NUM_THREADS=1 $(BIN)/python $$file || exit 1; done
+
+pdf: book  ## the whole book for print: _build/PROFILE/book.pdf (needs chromium)
+	@$(BIN)/python -m nclib pdf --profile $(PROFILE)
+
+compare: .venv/installed  ## two runs side by side: make compare A=digits B=mine/attacks-0.1.ipynb
+	@$(BIN)/python -m nclib compare "$(A)" "$(B)"
+
+exercises: .venv/installed  ## the chapters without their solutions, in _build/exercises
+	@$(BIN)/python -m nclib exercises
+
+kit:  ## pack code and wheels for a machine without internet (options: kit/pack.sh)
+	@PYTHON=$(PYTHON) kit/pack.sh
 
 clean:  ## remove executed copies and sites (trained networks in runs/ stay)
 	rm -rf _build

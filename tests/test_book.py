@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import urllib.parse
+from pathlib import Path
 
 import matplotlib
 import nbformat
@@ -23,7 +24,8 @@ import yaml
 from conftest import ROOT, furnish, nclib
 
 import nclib as nc
-from nclib import execute
+from nclib import provenance
+from nclib.press import execute
 
 matplotlib.use("agg")
 SOURCES = sorted((ROOT / "book").glob("*.ipynb"))
@@ -33,6 +35,10 @@ PROFILES = sorted(file.stem for file in (ROOT / "profiles").glob("*.yml"))
 def code_cells(notebook, tag=None):
     cells = [c for c in nbformat.read(notebook, 4).cells if c.cell_type == "code"]
     return cells if tag is None else [c for c in cells if tag in c.metadata.get("tags", [])]
+
+
+def code_free(notebook):
+    return "\n".join(c.source for c in nbformat.read(notebook, 4).cells if c.cell_type == "markdown")
 
 
 # Sources -----------------------------------------------------------------------------------------
@@ -176,7 +182,7 @@ def test_the_execution_key_knows_source_parameters_library_and_records(house, mo
     monkeypatch.setenv("NCLIB_HOME", str(house))
     library = house / "library"
     shutil.copytree(ROOT / "nclib", library, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(execute, "__file__", str(library / "execute.py"))
+    monkeypatch.setattr(execute.claims, "__file__", str(library / "claims.py"))
     same = key("collapse")
     (library / "measures.py").write_text((library / "measures.py").read_text() + "\n# changed\n")
     assert same == before != key("collapse")
@@ -303,15 +309,73 @@ def test_a_recorded_profile_gets_twins_linked_both_ways_and_a_column_in_the_ledg
         shutil.copytree(made / kind, house / "results" / "bigger" / kind)
     for file in (house / "results" / "bigger" / "records").glob("*.csv"):
         file.write_text(file.read_text().replace("\nsmoke,", "\nbigger,"))
-    done = nclib(house, "book", "--profile", "smoke")
+    done = nclib(house, "book", "--profile", "smoke", NCLIB_REPOSITORY="git@github.com:someone/some-book.git")
     assert done.returncode == 0, done.stderr
     html = house / "_build" / "smoke" / "site" / "_build" / "html"
+    buttons_lead_to_this_commit(html)
     for chapter in ("collapse", "attacks", "adversarial-training", "layers"):
         assert f'href="bigger/{chapter}.html"' in (html / f"{chapter}.html").read_text()
         twin = (html / "bigger" / f"{chapter}.html").read_text()
         assert f'href="../{chapter}.html"' in twin and 'id="bigger-fig-' in twin
     ledger = (html / "ledger.html").read_text()
     assert ledger.count("<em>bigger</em>") == ledger.count("<em>smoke</em>") == len(nc.claims.CLAIMS)
+
+
+def buttons_lead_to_this_commit(html: Path) -> None:
+    """Launch, edit and issue buttons of both twins, where the checkout has a public repository."""
+    at, head = "https://github.com/someone/some-book", provenance.commit().removesuffix("+")
+    for page in ("collapse", "bigger/collapse"):
+        links = re.findall(r'href="([^"]+)"', (html / f"{page}.html").read_text())
+        assert "https://colab.research.google.com/github/someone/some-book/blob/gh-pages/launch/collapse.ipynb" in links
+        assert f"https://mybinder.org/v2/gh/someone/some-book/{head}?urlpath=lab/tree/book/collapse.ipynb" in links
+        assert f"{at}/edit/{provenance.branch()}/book/collapse.ipynb" in links
+        assert any(link.startswith(f"{at}/issues/new?") for link in links)
+    for source in SOURCES:
+        first, *rest = nbformat.read(html / "launch" / source.name, 4).cells
+        assert f"git+{at}@{head}" in first.source
+        assert [c.source for c in rest] == [c.source for c in nbformat.read(source, 4).cells]
+
+
+# The book on paper --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def paper(smoke):
+    if not shutil.which("chromium"):
+        pytest.skip("no chromium on this machine")
+    done = nclib(smoke[0], "pdf", "--profile", "smoke")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(smoke[0] / "_build" / "smoke" / "book.pdf")
+    return smoke[0] / "_build" / "smoke" / "book.pdf"
+
+
+def test_the_pdf_has_every_chapter_in_its_outline(paper):
+    content = paper.read_bytes()
+    assert content.startswith(b"%PDF") and len(re.findall(rb"/Type /Page\b", content)) > 30
+    outline = [title.decode("latin-1") for title in re.findall(rb"/Title \(([^)]*)\)", content)]
+    for chapter in execute.chapters():
+        title = re.search(r"^# (.+)$", code_free(execute.source(chapter)), re.M)[1]
+        assert any(line.endswith(title) for line in outline), title
+
+
+def test_the_pdf_shows_typeset_mathematics_solutions_and_no_other_scale(paper):
+    if not shutil.which("pdftotext"):
+        pytest.skip("no pdftotext on this machine")
+    text = subprocess.run(["pdftotext", paper, "-"], capture_output=True, text=True).stdout
+    assert not re.findall(r"\\(?:\(|\[|mathrm|frac|sum)", text), "raw TeX"
+    solutions = sum(code_free(source).count("{solution-start}") for source in SOURCES)
+    assert len(re.findall(r"^\f?Solution to", text, re.M)) == solutions > 10
+    assert "after collapse the two rules are all but one" in text.replace("\n", " ").lower()
+    assert "at another scale" not in text
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_no_paper_without_a_book_or_a_browser(house, made):
+    if made:
+        (house / "_build" / "smoke" / "site").mkdir(parents=True)
+    done = nclib(house, "pdf", "--profile", "smoke", PATH="/no/such/place")
+    assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1
+    assert ("no chromium on this machine" if made else "run 'make book PROFILE=smoke' first") in done.stderr
 
 
 # The site in a browser ---------------------------------------------------------------------------
@@ -461,3 +525,121 @@ def test_links_inside_the_site_lead_somewhere(site):
             there = (page.parent / target).resolve() if target else page
             assert there in pages, f"{page.name}: {link}"
             assert not anchor or f'id="{anchor}"' in pages[there], f"{page.name}: {link}"
+
+
+def test_links_without_a_public_repository_are_left_out(site):
+    if provenance.repository() is None:
+        assert not [p for p in site[1].rglob("*.html") if "mybinder.org" in p.read_text()]
+
+
+def test_every_page_describes_itself(site):
+    """To search engines, and in a card where somebody shares a link."""
+    descriptions = {}
+    for page in PAGES:
+        text = (site[1] / f"{page}.html").read_text()
+        (descriptions[page],) = re.findall(
+            r'<meta (?:name="description" )?content="([^"]+)"(?: name="description")? ?/>', text
+        )[:1]
+        card = re.search(r'<meta property="og:image" content="([^"]+)"', text).group(1)
+        assert (site[1] / card).exists()
+    assert len(set(descriptions.values())) == len(PAGES) and min(map(len, descriptions.values())) > 40
+
+
+def test_every_notebook_page_can_be_downloaded(site):
+    for source in SOURCES:
+        assert f'href="_sources/{source.name}"' in (site[1] / f"{source.stem}.html").read_text()
+        assert nbformat.read(site[1] / "_sources" / source.name, 4).cells
+
+
+def test_a_page_that_is_not_there_has_the_contents_beside_it(site):
+    text = (site[1] / "404.html").read_text()
+    assert "Page not found" in text and "/attacks.html" in text
+
+
+def test_pages_are_light(site):
+    """Under 1 MB, the moving figures' data aside."""
+    for page in PAGES:
+        text = re.sub(r"<script>.*?</script>", "", (site[1] / f"{page}.html").read_text(), flags=re.S)
+        assert len(text.encode()) < 1e6, page
+
+
+@pytest.mark.parametrize("page, player", [("collapse", "epoch"), ("attacks", "ε")])
+def test_a_moving_figure_answers_to_slider_keys_and_button(site, browser, page, player):
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    narrow_to(browser, 1400)
+    browser.get(f"{site[0]}/{page}.html")
+    slider = browser.find_element("css selector", f'.player input[aria-label="{player}"]')
+
+    def state():
+        return browser.execute_script(
+            "return ['circle:nth-of-type(5)', 'svg > text', 'polygon'].map(s => document.querySelector('.player ' + s))"
+            ".map(e => e.getAttribute('cx') ?? e.getAttribute('points') ?? e.textContent)"
+        )
+
+    last = state()
+    slider.send_keys(Keys.HOME)
+    first = state()
+    assert first[0] != last[0] and first[1] != last[1]
+    assert slider.get_attribute("aria-valuetext") == first[1]
+    slider.send_keys(Keys.ARROW_RIGHT)
+    assert state()[0] != first[0]
+    slider.send_keys(Keys.HOME)
+    browser.find_element("css selector", ".player button").send_keys(Keys.ENTER)
+    WebDriverWait(browser, 30).until(lambda _: state() == last)
+
+
+def test_the_copy_button_copies_what_is_shown(site, browser):
+    from selenium.webdriver.common.keys import Keys
+
+    narrow_to(browser, 1400)
+    browser.execute_cdp_cmd("Browser.grantPermissions", {"permissions": ["clipboardReadWrite"]})
+    browser.execute_cdp_cmd("Emulation.setFocusEmulationEnabled", {"enabled": True})
+    browser.get(f"{site[0]}/cheatsheet.html")
+    cells = browser.find_elements("css selector", "div.cell_input div.highlight")
+    assert len(cells) >= 10
+    for cell in cells[1:4]:
+        cell.find_element("css selector", "button.copybtn").send_keys(Keys.ENTER)
+        copied = browser.execute_async_script(
+            "navigator.clipboard.readText().then(arguments[0], e => arguments[0](`${e}`))"
+        )
+        assert copied.strip() == cell.find_element("css selector", "pre").get_property("innerText").strip()
+
+
+@pytest.mark.parametrize("page", ["intro", "attacks", "rerun"])
+def test_what_can_be_operated_has_a_name(site, browser, page):
+    """Buttons, links, fields, sliders and pictures, as a screen reader meets them."""
+    narrow_to(browser, 1400)
+    browser.get(f"{site[0]}/{page}.html")
+    nodes = browser.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    roles = {"button", "link", "textbox", "searchbox", "slider", "image", "combobox"}
+    met = [n for n in nodes if not n.get("ignored") and n["role"]["value"] in roles]
+    assert len(met) > 20
+    nameless = [n for n in met if not n.get("name", {}).get("value", "").strip()]
+    assert not nameless, [(n["role"]["value"], n.get("properties")) for n in nameless]
+
+
+def test_every_profile_is_explained():
+    rerun = (ROOT / "book" / "rerun.md").read_text()
+    for name in execute.profile_names():
+        row = next(line for line in rerun.splitlines() if line.startswith(f"| `{name}`"))
+        profile = execute.read_profile(name)
+        assert f" {profile['epochs']}," in row
+
+
+def test_a_printed_page_has_no_buttons_and_hides_no_answer(site, browser):
+    narrow_to(browser, 1400)
+    browser.get(f"{site[0]}/collapse.html")
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        shown = "return [...document.querySelectorAll(arguments[0])].map(e => getComputedStyle(e).display !== 'none')"
+        for buttons in (".bd-sidebar", ".bd-header-article", ".copybtn", ".player-controls"):
+            found = browser.execute_script(shown, buttons)
+            assert found and not any(found), buttons
+        height = "return [...document.querySelectorAll(arguments[0])].map(e => e.getBoundingClientRect().height)"
+        answers = browser.execute_script(height, "details.sd-dropdown p, .solution .cell_input")
+        assert len(answers) > 6 and min(answers) > 5
+        assert all(browser.execute_script(shown, ".player svg"))
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})

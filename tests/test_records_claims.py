@@ -8,7 +8,8 @@ import pytest
 from conftest import ROOT
 
 import nclib as nc
-from nclib import claims, execute, records
+from nclib import claims, provenance, records
+from nclib.press import execute
 
 
 def row(model, measure, value, view="clean", split="train", layer="features", epoch=10, seed=1, chapter="attacks"):
@@ -147,6 +148,23 @@ def test_what_a_chapter_saves_can_be_loaded(tmp_path, monkeypatch):
     loaded = records.load(tmp_path / "records")
     assert list(loaded.columns) == records.COLUMNS and set(loaded.recipe) == {recipe.key}
     assert set(loaded.epoch) == {0, 1} and set(loaded.layer) == {"features"}
+    cost = records.costs("digits").loc["digits"]
+    assert cost["models"] == 1 and 0 <= cost["training, s"] <= cost["pages, s"]
+    assert 0.1 < cost["largest process, GB"] < 100
+
+
+@pytest.mark.parametrize(
+    "origin, found",
+    [
+        ("https://github.com/someone/some.book.git", "https://github.com/someone/some.book"),
+        ("git@github.com:someone/book.git", "https://github.com/someone/book"),
+        ("https://github.com/someone/book/", "https://github.com/someone/book"),
+        ("https://example.org/someone/book.git", None),
+    ],
+)
+def test_a_public_repository_is_recognised(monkeypatch, origin, found):
+    monkeypatch.setenv("NCLIB_REPOSITORY", origin)
+    assert provenance.repository() == found
 
 
 RECORDED = sorted(p.parent for p in (ROOT / "results").glob("*/records"))
@@ -164,7 +182,7 @@ def test_committed_records_give_the_verdicts_that_the_committed_ledger_page_show
         if "text/markdown" in output.get("data", {})
     )
     for row in table.itertuples():
-        section = shown.split(f"**{row.id}. ")[1].split("\n**C")[0]
+        section = shown.split(f"{{admonition}} {row.id} · ")[1].split("\n:::\n")[0]
         assert re.search(rf"- \*{results.name}\*.*: \*\*{row.verdict}\*\*\. {re.escape(row.measured)}", section), row.id
 
 
