@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
 import nclib as nc
 from nclib.data import DATASETS
-from nclib.models import ARCHITECTURES
+from nclib.models import ARCHITECTURES, PreActBlock
 
 FILES = Path(os.environ.get("NCLIB_DATA", Path.home() / ".cache" / "nclib"))
 
@@ -146,3 +147,17 @@ def test_every_data_set_has_statistics_by_channel():
 
     assert set(_STATISTICS) == set(DATASETS)
     assert all(len(mean) == len(std) and min(std) > 0 for mean, std in _STATISTICS.values())
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_blocks_shortcut_is_the_strided_convolution_that_it_stands_for(stride):
+    """He et al. 2016, Figure 4e, written out in one layout, against the block in the other."""
+    torch.manual_seed(0)
+    block = PreActBlock(4, 8, stride).eval()
+    x = torch.randn(5, 4, 8, 8)
+    a = F.relu(block.bn1(x))
+    inner = F.conv2d(
+        F.relu(block.bn2(F.conv2d(a, block.conv1.weight, stride=stride, padding=1))), block.conv2.weight, padding=1
+    )
+    expected = inner + F.conv2d(a, block.shortcut.weight, stride=stride)
+    torch.testing.assert_close(block.to(memory_format=torch.channels_last)(x), expected, rtol=1e-5, atol=1e-6)

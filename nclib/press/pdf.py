@@ -72,13 +72,14 @@ def _article(page: Path, names: list[str]):
     article = _read(page).select_one("article")
     for tag in article.select("[id]:not([id^=T_])"):  # T_: a styled table's own rules use its id
         tag["id"] = f"{page.stem}-{tag['id']}"
+    for line in article.select("p:has(> em > a)"):
+        if line.get_text().startswith("The same page at another scale"):
+            line.decompose()
     for link in article.select("a[href]:not([href*=':'])"):
         target, _, anchor = link["href"].partition("#")
         name = target.removesuffix(".html") or page.stem
         if name in names:
             link["href"] = f"#{name}-{anchor}" if anchor else f"#{name}"
-        elif (line := link.find_parent("p")) and line.get_text().startswith("The same page at another scale"):
-            line.decompose()
     for tag in article.select(".headerlink, .player script"):  # a moving figure stands still on paper
         tag.decompose()
     for answer in article.select("details"):
