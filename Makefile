@@ -10,8 +10,8 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .
 	touch $@
 
-.venv/cluster: .venv/installed requirements-cluster.txt
-	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements-cluster.txt
+.venv/cluster .venv/lab: .venv/%: requirements-%.txt .venv/installed
+	$(BIN)/python -m pip install -q --disable-pip-version-check -r $<
 	touch $@
 
 book: .venv/installed  ## execute every chapter under PROFILE and render the site
@@ -31,7 +31,7 @@ record: .venv/installed  ## copy a finished book's evidence to results/PROFILE
 serve: book  ## render, then serve the site on http://localhost:8000
 	$(BIN)/python -m http.server --directory _build/$(PROFILE)/site/_build/html --bind localhost 8000
 
-lab: .venv/installed  ## JupyterLab on the chapters
+lab: .venv/lab  ## JupyterLab on the chapters
 	$(BIN)/jupyter lab --notebook-dir book
 
 bench: .venv/cluster  ## every benchmark, one after the other

@@ -20,8 +20,10 @@ git -C "$part/code" remote remove origin
 [ "$torch" = wheels ] || sed -i '/^torch/d' "$part/code/requirements.txt"
 [ -z "$data" ] || cp -rL "$data" "$part/data"
 if [ "$wheels" = yes ]; then
+  needed=()
+  for file in "$part"/code/requirements*.txt; do needed+=(-r "$file"); done
   "${PYTHON:-python3}" -m pip wheel -q --disable-pip-version-check --wheel-dir "$part/wheels" \
-    -r "$part/code/requirements.txt" 'setuptools>=77'
+    "${needed[@]}" 'setuptools>=77'
   "${PYTHON:-python3}" -c 'import platform; print(*platform.python_version_tuple()[:2], sep=".")' >"$part/python"
 fi
 cp "$here/run.sh" "$here/README.txt" "$part"
