@@ -72,7 +72,7 @@ def _article(page: Path, names: list[str]):
     article = _read(page).select_one("article")
     for tag in article.select("[id]:not([id^=T_])"):  # T_: a styled table's own rules use its id
         tag["id"] = f"{page.stem}-{tag['id']}"
-    for line in article.select("p:has(> em > a)"):
+    for line in article.select("p"):
         if line.get_text().startswith("The same page at another scale"):
             line.decompose()
     for link in article.select("a[href]:not([href*=':'])"):
