@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from nclib.__main__ import main
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -30,3 +32,18 @@ def nclib(house: Path, *words: str, **variables: str) -> subprocess.CompletedPro
 @pytest.fixture
 def house(tmp_path) -> Path:
     return furnish(tmp_path)
+
+
+@pytest.fixture
+def refused(house, monkeypatch, capsys):
+    """Call ``python -m nclib`` in this process, where nothing should be done: the one line that it gives."""
+    monkeypatch.setenv("NCLIB_HOME", str(house))
+
+    def call(*words: str) -> str:
+        assert main(list(words)) == 1
+        line = capsys.readouterr().err.strip()
+        assert len(line.splitlines()) == 1 and "Traceback" not in line
+        assert not (house / "runs").exists()
+        return line
+
+    return call

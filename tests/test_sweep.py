@@ -84,12 +84,11 @@ def test_a_wrong_sweep_file_gets_one_line(here, text, expected):
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_missing_file_or_run_is_named_before_any_work(house):
-    done = nclib(house, "sweep", "sweeps/papr.yml")
-    assert done.returncode == 1
-    assert done.stderr == "no sweep file 'sweeps/papr.yml'; choose one of sweeps/digits-seeds.yml, sweeps/paper.yml\n"
-    done = nclib(house, "sweep", "sweeps/paper.yml", "--select", "127")
-    assert done.returncode == 1 and done.stderr == "no run 127: sweeps/paper.yml has runs 1 to 126\n"
+def test_a_missing_file_or_run_is_named_before_any_work(refused, house):
+    line = refused("sweep", "sweeps/papr.yml")
+    assert line == "no sweep file 'sweeps/papr.yml'; choose one of sweeps/digits-seeds.yml, sweeps/paper.yml"
+    paper = str(house / "sweeps" / "paper.yml")
+    assert refused("sweep", paper, "--select", "127") == f"no run 127: {paper} has runs 1 to 126"
     assert not (house / "_build").exists()
 
 
