@@ -632,6 +632,13 @@ def test_the_copy_button_copies_what_is_shown(site, browser):
         assert copied.strip() == cell.find_element("css selector", "pre").get_property("innerText").strip()
 
 
+def test_every_function_is_listed_with_where_the_book_explains_it():
+    rows = [line for line in (ROOT / "book" / "notation.md").read_text().splitlines() if line.startswith("| `nc.")]
+    listed = [name for row in rows for name in re.findall(r"`nc\.(\w+)`", row)]
+    offered = [name for name, it in vars(nc).items() if getattr(it, "__module__", "").startswith("nclib.")]
+    assert sorted(listed) == sorted(offered) and all("{ref}`" in row for row in rows)
+
+
 def test_every_profile_is_explained():
     rerun = (ROOT / "book" / "rerun.md").read_text()
     for name in execute.profile_names():
