@@ -208,20 +208,25 @@ CLAIMS = (
 )  # fmt: skip
 
 
-def judge(claim: Claim, records: pd.DataFrame) -> tuple[str, str]:
-    """Verdict and measured figures of one claim on one profile's records: means over seeds, and their range."""
+def judge(claim: Claim, records: pd.DataFrame) -> tuple[str, str, int]:
+    """Verdict and measured figures of one claim on one profile's records: means over seeds, and their range.
+
+    The third value counts the seeds that have every record of the claim.
+    """
     try:
         conditions = claim.conditions(Lookup(records))
     except KeyError:
-        return "not run", ""
+        return "not run", "", 0
     by_seed = []
     for _, of_seed in records.groupby("seed"):
         with suppress(KeyError):
             by_seed.append([c.value for c in claim.conditions(Lookup(of_seed))])
     measured = "; ".join(c.text([values[i] for values in by_seed]) for i, c in enumerate(conditions))
     if all(c.met for c in conditions):
-        return "holds", measured
-    return ("holds in part" if all(c.right_way for c in conditions) else "fails"), measured
+        verdict = "holds"
+    else:
+        verdict = "holds in part" if all(c.right_way for c in conditions) else "fails"
+    return verdict, measured, len(by_seed)
 
 
 def verdict(claim_id: str, records: pd.DataFrame) -> str:
@@ -234,8 +239,7 @@ def ledger(records: pd.DataFrame) -> pd.DataFrame:
     out = []
     for profile, of_profile in records.groupby("profile", sort=False):
         for claim in CLAIMS:
-            verdict, measured = judge(claim, of_profile)
-            seeds = of_profile[of_profile.chapter == claim.chapter].seed.nunique()
+            verdict, measured, seeds = judge(claim, of_profile)
             out.append(
                 (claim.id, claim.text, claim.rule, profile, seeds, measured, verdict, claim.chapter, claim.figure)
             )

@@ -95,6 +95,13 @@ def test_values_are_means_over_seeds():
     assert verdict("C1", rows) == "holds in part"
 
 
+def test_the_ledger_counts_the_seeds_that_have_all_records_of_a_claim():
+    rows = [row("adversarial", "nc1", 1.0, view) | {"seed": s} for s in (1, 2) for view in ("clean", "untargeted")]
+    rows += [row("TRADES (fixed)", "nc1", 4.0, view) for view in ("clean", "untargeted")]
+    seeds = claims.ledger(pd.DataFrame(rows, columns=records.COLUMNS)).set_index("id").seeds
+    assert seeds["C6 fixed"] == 1 and seeds["C6 published"] == 0
+
+
 def test_a_missing_record_is_not_run_and_never_a_number():
     assert verdict("C1", collapse_rows()[1:]) == "not run"
     assert verdict("C5", [row("adversarial", "nc1", 0.1)]) == "not run"
