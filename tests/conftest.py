@@ -2,15 +2,19 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from nclib.__main__ import main
 
 ROOT = Path(__file__).parents[1]
+STARTED = []
 
 
 def furnish(place: Path) -> Path:
@@ -23,10 +27,32 @@ def furnish(place: Path) -> Path:
 
 def nclib(house: Path, *words: str, **variables: str) -> subprocess.CompletedProcess:
     """``python -m nclib`` as a person at a shell would call it, on another house."""
-    environment = os.environ | {"NCLIB_HOME": str(house), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | variables
-    return subprocess.run(
-        [sys.executable, "-m", "nclib", *words], cwd=house, env=environment, capture_output=True, text=True
-    )
+    process = start(house, *words, **variables)
+    out, err = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def start(house: Path, *words: str, **variables: str) -> subprocess.Popen:
+    """The same in the background, and as a terminal would: Ctrl-C is heard even where the tests run with it ignored."""
+    own = {"NCLIB_HOME": str(house), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nclib", *words], cwd=house, env=os.environ | own | variables, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    STARTED.append(process)
+    return process
+
+
+@pytest.fixture(autouse=True)
+def nobody_left():
+    """What a failed test left running is killed, children and all."""
+    yield
+    while STARTED:
+        with suppress(psutil.Error):
+            process = psutil.Process(STARTED.pop().pid)
+            for one in (*process.children(recursive=True), process):
+                one.kill()
 
 
 @pytest.fixture

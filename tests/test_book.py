@@ -10,7 +10,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 import urllib.parse
@@ -21,7 +20,7 @@ import nbformat
 import pytest
 import torch
 import yaml
-from conftest import ROOT, furnish, nclib
+from conftest import ROOT, furnish, nclib, start
 
 import nclib as nc
 from nclib import provenance
@@ -201,12 +200,7 @@ def test_the_execution_key_knows_source_parameters_library_and_records(house, mo
 def test_ctrl_c_stops_at_once_and_the_same_command_goes_on(house):
     """Interrupted in mid-training, as from a terminal: nobody trains on, and the next run resumes."""
     (house / "profiles" / "long.yml").write_text("per_class: 20\ntest_per_class: 5\nwidth: 4\nepochs: 100000\n")
-    log = house / "_build" / "long" / "collapse.log"
-
-    def start():
-        environment = os.environ | {"NCLIB_HOME": str(house), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "nclib", "run", "collapse", "--profile", "long"]
-        return subprocess.Popen(command, cwd=house, env=environment, stderr=subprocess.PIPE, start_new_session=True)
+    log, words = house / "_build" / "long" / "collapse.log", ("run", "collapse", "--profile", "long")
 
     def wait_for(condition):
         deadline = time.monotonic() + 90
@@ -216,18 +210,18 @@ def test_ctrl_c_stops_at_once_and_the_same_command_goes_on(house):
 
     def stop(process):
         os.killpg(process.pid, signal.SIGINT)
-        _, words = process.communicate(timeout=30)
+        _, told = process.communicate(timeout=30)
         assert process.returncode == 130
-        assert words.decode().strip() == "stopped; the same command goes on from here"
+        assert told.strip() == "stopped; the same command goes on from here"
 
-    first = start()
+    first = start(house, *words)
     wait_for(lambda: list((house / "runs").glob("*/epoch-0008.safetensors")))
     stop(first)
     (state,) = (house / "runs").glob("*/state.safetensors")
     before = state.stat().st_mtime_ns
     time.sleep(3)
     assert state.stat().st_mtime_ns == before, "somebody trains on"
-    second = start()
+    second = start(house, *words)
     wait_for(lambda: log.exists() and re.search(r"from epoch [1-9]\d*", log.read_text()))
     stop(second)
 

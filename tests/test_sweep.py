@@ -13,22 +13,13 @@ import pandas as pd
 import psutil
 import pytest
 import yaml
-from conftest import ROOT, furnish, nclib
+from conftest import ROOT, furnish, nclib, start
 
 import nclib as nc
 from nclib import claims, records
 from nclib.press import execute, sweep
 
 COLLAPSE = "chapters: [collapse]\nprofile: smoke\n"
-
-
-def start(house, *words, **variables):
-    """``python -m nclib`` in the background."""
-    own = {"NCLIB_HOME": str(house), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "nclib", *words], cwd=house, env=os.environ | own | variables, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
 
 
 def wait_for(condition, process, seconds=1500):
