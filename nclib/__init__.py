@@ -1,6 +1,8 @@
 """nclib: measure, attack, train and look into networks whose last layer collapses to a simplex."""
 
-from . import claims, figures, records
+from importlib import import_module
+
+from . import claims, records
 from .attacks import accuracy, dlr, gaussian_noise, margin, pgd, robust_accuracy, sign_noise, sphere_noise, withstands
 from .compute import choose
 from .data import load, pixels
@@ -12,3 +14,13 @@ from .recipe import Recipe
 from .train import Run, fit, reestimate_statistics
 from .views import View, views
 from .zoo import attack
+
+
+def __getattr__(name: str):
+    if name == "figures":  # on first use: a third of the time that the import would take, and trainers never draw
+        return import_module(".figures", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), "figures"})

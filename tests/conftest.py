@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -42,6 +43,20 @@ def start(house: Path, *words: str, **variables: str) -> subprocess.Popen:
     )  # fmt: skip
     STARTED.append(process)
     return process
+
+
+def wait_for(condition, process: subprocess.Popen, seconds: float = 1500) -> None:
+    """Wait until something is true, while a process runs."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.05)
+
+
+def log_of(house: Path, run) -> str:
+    """What a sweep's run has told so far."""
+    file = house / run.folder / f"{run.chapter}.log"
+    return file.read_text() if file.exists() else ""
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ import nbformat
 import pytest
 import torch
 import yaml
-from conftest import ROOT, furnish, nclib, start
+from conftest import ROOT, furnish, nclib, start, wait_for
 
 import nclib as nc
 from nclib import provenance
@@ -202,12 +202,6 @@ def test_ctrl_c_stops_at_once_and_the_same_command_goes_on(house):
     (house / "profiles" / "long.yml").write_text("per_class: 20\ntest_per_class: 5\nwidth: 4\nepochs: 100000\n")
     log, words = house / "_build" / "long" / "collapse.log", ("run", "collapse", "--profile", "long")
 
-    def wait_for(condition):
-        deadline = time.monotonic() + 90
-        while not condition():
-            assert time.monotonic() < deadline, log.read_text() if log.exists() else "no log"
-            time.sleep(0.2)
-
     def stop(process):
         os.killpg(process.pid, signal.SIGINT)
         _, told = process.communicate(timeout=30)
@@ -215,14 +209,14 @@ def test_ctrl_c_stops_at_once_and_the_same_command_goes_on(house):
         assert told.strip() == "stopped; the same command goes on from here"
 
     first = start(house, *words)
-    wait_for(lambda: list((house / "runs").glob("*/epoch-0008.safetensors")))
+    wait_for(lambda: list((house / "runs").glob("*/epoch-0008.safetensors")), first)
     stop(first)
     (state,) = (house / "runs").glob("*/state.safetensors")
     before = state.stat().st_mtime_ns
     time.sleep(3)
     assert state.stat().st_mtime_ns == before, "somebody trains on"
     second = start(house, *words)
-    wait_for(lambda: log.exists() and re.search(r"from epoch [1-9]\d*", log.read_text()))
+    wait_for(lambda: log.exists() and re.search(r"from epoch [1-9]\d*", log.read_text()), second)
     stop(second)
 
 

@@ -1,7 +1,8 @@
-"""What is imported is asked for: a fresh machine installs all that library, chapters and tests need."""
+"""What is imported is asked for, and asked for only where it is used."""
 
 import ast
 import re
+import subprocess
 import sys
 from importlib import metadata
 
@@ -70,3 +71,12 @@ def test_every_package_that_is_imported_comes_with_the_requirements(file, patter
     come = brought(file)
     lacking = {n for n in names - apart if not {re.sub(r"[-_.]+", "-", o).lower() for o in owners.get(n, [])} & come}
     assert {"torch", "matplotlib", "nbconvert"} <= names and not lacking
+
+
+def test_what_only_draws_is_loaded_where_something_is_drawn():
+    """Trainers and commands start without it: it takes longer to import than they take to answer."""
+    code = """if True:
+        import sys, nclib as nc, nclib.__main__
+        assert not {"seaborn", "matplotlib.pyplot", "scipy.stats"} & sys.modules.keys()
+        assert "figures" in dir(nc) and nc.figures.WIDTH and "seaborn" in sys.modules"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

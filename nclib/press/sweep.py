@@ -22,7 +22,6 @@ from statistics import mean, median
 
 import pandas as pd
 import yaml
-from scipy.stats import t
 
 from .. import records
 from ..files import write
@@ -333,6 +332,8 @@ def table(sweep: Sweep) -> pd.DataFrame:
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
     """Last-epoch values over seeds: mean, half the 95 % t-interval of the mean (NaN for one seed), lowest, highest."""
+    from scipy.stats import t  # here, as it takes longer to import than most commands take to answer
+
     by = ["cell", "model", "split", "view", "layer", "measure"]
     last = frame[frame.epoch == frame.groupby(by).epoch.transform("max")]
     seeds = last.groupby([*by, "seed"], sort=False).value.mean().groupby(by, sort=False)
