@@ -88,6 +88,16 @@ def test_chapters_share_one_skeleton(chapter):
     assert [h for h in headings if h in skeleton] == skeleton
 
 
+def test_every_parameter_is_explained_in_a_table():
+    explained = set()
+    for source in SOURCES:
+        cells = nbformat.read(source, 4).cells
+        rows = re.findall(r"^\| (`[^|]+) \|", "\n".join(c.source for c in cells if c.cell_type == "markdown"), re.M)
+        explained |= set(re.findall(r"`(\w+)`", " ".join(rows)))
+    known = {name for chapter in execute.chapters() for name in execute.defaults(execute.source(chapter))}
+    assert known - explained == {"images"}  # the cheat sheet's stand-in, which its text explains
+
+
 def test_parameters_are_checked_against_every_profile():
     for profile in PROFILES:
         for chapter in execute.chapters():
