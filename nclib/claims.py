@@ -251,7 +251,7 @@ def verdicts(records: pd.DataFrame, chapter: str):
     """The ledger of one chapter as a styled table, verdicts coloured."""
     table = ledger(records)
     shown = table[table.chapter == chapter][["id", "claim", "rule", "measured", "verdict"]]
-    return coloured(shown, ["verdict"])
+    return coloured(shown, ["verdict"]).set_table_attributes('class="claims"')
 
 
 def overview(table: pd.DataFrame):
@@ -285,4 +285,4 @@ def as_markdown(table: pd.DataFrame) -> str:
 
 
 def _ground(verdict: str) -> str:
-    return f"background-color: {GROUND[verdict]}; color: #1a1a1a"
+    return f"background-color: {GROUND[verdict]}; color: #1a1a1a; white-space: nowrap"

@@ -56,7 +56,7 @@ def table(frame: pd.DataFrame, rows: str | list[str], measures: list[str]):
     return wide.unstack("measure")[measures].rename_axis(columns=None).style.format("{:.3f}", na_rep="–")
 
 
-def save(chapter: str, profile: str, runs: list, tables: list[pd.DataFrame]) -> pd.DataFrame:
+def save(chapter: str, profile: str, runs: list, tables: list[pd.DataFrame]):
     """Write a chapter's records (CSV) and their provenance (JSON); returns the provenance as a table."""
     frame = pd.concat(tables, ignore_index=True).assign(profile=profile, chapter=chapter)
     frame["layer"] = frame["layer"].fillna("features") if "layer" in frame else "features"
@@ -140,8 +140,8 @@ def costs(profile: str) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("profile")
 
 
-def provenance_table(origin: dict) -> pd.DataFrame:
-    """A page's last table: profile, recipe keys, device, seconds, versions, commit."""
+def provenance_table(origin: dict):
+    """A page's last table, styled, as a frame would cut long words: profile, recipes, device, versions, commit."""
     keys = [
         f"{key}: {r['training']}, seed {r['seed']}, {r['epochs']} epochs, {origin['training_seconds'][key]:.0f} s"
         for key, r in origin["recipes"].items()
@@ -158,4 +158,4 @@ def provenance_table(origin: dict) -> pd.DataFrame:
         "versions": ", ".join(f"{name} {v}" for name, v in origin["versions"].items()),
         "commit": origin["commit"],
     }
-    return pd.DataFrame({"": lines.keys(), "this run": lines.values()}).set_index("")
+    return pd.Series(lines).to_frame().style.hide(axis="columns")

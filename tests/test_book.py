@@ -270,6 +270,21 @@ def test_chapters_that_name_one_recipe_share_one_network(smoke):
     )
 
 
+@pytest.mark.parametrize("chapter", ["collapse", "attacks", "adversarial-training", "layers"])
+def test_the_foot_of_a_page_tells_its_origin_in_full(smoke, chapter):
+    house, _ = smoke
+    page = (house / "_build" / "smoke" / "site" / "_build" / "html" / f"{chapter}.html").read_text()
+    origin = json.loads((house / "_build" / "smoke" / "records" / f"{chapter}.json").read_text())
+    foot = page[page.index('id="where-this-page-came-from"') :]
+    assert "learning rate down tenfold after 0.25 and 0.375 of them" in foot
+    told = [
+        *origin["recipes"],
+        *(f"{name} {version}" for name, version in origin["versions"].items()),
+        origin["commit"],
+    ]
+    assert [words for words in told if words not in foot] == []
+
+
 def test_the_ledger_page_shows_what_the_records_say(smoke):
     house, _ = smoke
     records = nc.records.load(house / "_build" / "smoke" / "records")

@@ -151,7 +151,11 @@ def test_what_a_chapter_saves_can_be_loaded(tmp_path, monkeypatch):
     recipe = nc.Recipe(per_class=10, test_per_class=5, width=4, epochs=1, batch=64)
     run = nc.fit(recipe, tmp_path / "runs")
     table = records.save("collapse", "digits", [run], [records.rows(run.history, run)])
-    assert "commit" in table.index and recipe.key in table.loc["models (recipe key)"].iloc[0]
+    html = table.to_html()
+    assert (
+        f"{recipe.key}: standard, seed 1, 1 epochs" in html
+        and "learning rate down tenfold after 0.25 and 0.375" in html
+    )
     loaded = records.load(tmp_path / "records")
     assert list(loaded.columns) == records.COLUMNS and set(loaded.recipe) == {recipe.key}
     assert set(loaded.epoch) == {0, 1} and set(loaded.layer) == {"features"}
