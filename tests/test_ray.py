@@ -12,7 +12,7 @@ import nclib as nc
 from nclib import records
 from nclib.press import sweep
 
-EXAMPLE = "epochs: 24\nper_class: 20\ntest_per_class: 5\nwidth: 4\nbatch: 50\nsteps: 2\n"
+EXAMPLE = "epochs: 12\nper_class: 20\ntest_per_class: 5\nwidth: 4\nbatch: 50\nsteps: 2\n"
 
 
 @pytest.fixture
