@@ -64,10 +64,12 @@ def nobody_left():
     """What a failed test left running is killed, children and all."""
     yield
     while STARTED:
-        with suppress(psutil.Error):
-            process = psutil.Process(STARTED.pop().pid)
-            for one in (*process.children(recursive=True), process):
-                one.kill()
+        process = STARTED.pop()
+        if process.poll() is None:
+            with suppress(psutil.Error):
+                tree = psutil.Process(process.pid)
+                for one in (*tree.children(recursive=True), tree):
+                    one.kill()
 
 
 @pytest.fixture

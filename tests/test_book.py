@@ -219,14 +219,14 @@ def test_ctrl_c_stops_at_once_and_the_same_command_goes_on(house):
         assert told.strip() == "stopped; the same command goes on from here"
 
     first = start(house, *words)
-    wait_for(lambda: list((house / "runs").glob("*/epoch-0008.safetensors")), first)
+    wait_for(lambda: list((house / "runs").glob("*/epoch-0008.safetensors")), first, 90)
     stop(first)
     (state,) = (house / "runs").glob("*/state.safetensors")
     before = state.stat().st_mtime_ns
     time.sleep(3)
     assert state.stat().st_mtime_ns == before, "somebody trains on"
     second = start(house, *words)
-    wait_for(lambda: log.exists() and re.search(r"from epoch [1-9]\d*", log.read_text()), second)
+    wait_for(lambda: log.exists() and re.search(r"from epoch [1-9]\d*", log.read_text()), second, 90)
     stop(second)
 
 

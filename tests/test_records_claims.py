@@ -152,10 +152,8 @@ def test_what_a_chapter_saves_can_be_loaded(tmp_path, monkeypatch):
     run = nc.fit(recipe, tmp_path / "runs")
     table = records.save("collapse", "digits", [run], [records.rows(run.history, run)])
     html = table.to_html()
-    assert (
-        f"{recipe.key}: standard, seed 1, 1 epochs" in html
-        and "learning rate down tenfold after 0.25 and 0.375" in html
-    )
+    assert "commit" in html and f"{recipe.key}: standard, seed 1, 1 epochs" in html
+    assert "learning rate down tenfold after 0.25 and 0.375" in html
     loaded = records.load(tmp_path / "records")
     assert list(loaded.columns) == records.COLUMNS and set(loaded.recipe) == {recipe.key}
     assert set(loaded.epoch) == {0, 1} and set(loaded.layer) == {"features"}

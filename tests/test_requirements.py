@@ -1,7 +1,6 @@
 """What is imported is asked for, and asked for only where it is used."""
 
 import ast
-import re
 import subprocess
 import sys
 from importlib import metadata
@@ -10,6 +9,7 @@ import nbformat
 import pytest
 from conftest import ROOT
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 OURS = {"nclib", "conftest", "training"}
 
@@ -25,7 +25,7 @@ def brought(file: str) -> set[str]:
     found = set()
     while todo:
         name, extra = todo.pop()
-        name = re.sub(r"[-_.]+", "-", name).lower()
+        name = canonicalize_name(name)
         if (name, extra) in found:
             continue
         found.add((name, extra))
@@ -69,7 +69,7 @@ def test_every_package_that_is_imported_comes_with_the_requirements(file, patter
     names = set().union(*map(imported, sources(*patterns)))
     owners = metadata.packages_distributions()
     come = brought(file)
-    lacking = {n for n in names - apart if not {re.sub(r"[-_.]+", "-", o).lower() for o in owners.get(n, [])} & come}
+    lacking = {n for n in names - apart if not set(map(canonicalize_name, owners.get(n, []))) & come}
     assert {"torch", "matplotlib", "nbconvert"} <= names and not lacking
 
 
