@@ -7,9 +7,9 @@ from pathlib import Path
 
 import yaml
 
-from .parallel import die_with
 from .press import execute, exercises, pdf, sweep
 from .press.compare import compare
+from .progress import die_with
 
 
 def main(words: list[str] | None = None) -> int:

@@ -1,8 +1,6 @@
 """Several recipes at once: one process for each on a CPU, one after the other on a GPU."""
 
 import os
-import threading
-import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -10,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from .progress import progress
+from .progress import die_with, progress
 from .provenance import home
 from .recipe import Recipe
 from .train import Run, fit
@@ -35,14 +33,3 @@ def fit_all(recipes: Sequence[Recipe], root: str | Path | None = None, jobs: int
 def _train(recipe: Recipe, root: str | Path | None) -> None:
     torch.set_num_threads(1)
     fit(recipe, root)
-
-
-def die_with(parent: int) -> None:
-    """Stop when the parent process is gone: nobody waits for the result, and the state of a training is saved."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

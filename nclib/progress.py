@@ -5,6 +5,8 @@ The runner sets ``NCLIB_LOG`` to a file: bars and lines then go there instead of
 
 import os
 import sys
+import threading
+import time
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,3 +48,14 @@ def alone(file: Path, label: str):
         yield
     finally:
         lock.release()
+
+
+def die_with(parent: int) -> None:
+    """Stop when the parent process is gone: nobody waits for the result, and the state of a training is saved."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -9,8 +9,6 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import torch
-
 PACKAGES = (
     "torch",
     "torchvision",
@@ -62,8 +60,10 @@ def repository() -> str | None:
     return f"https://github.com/{found[1]}" if found else None
 
 
-def device_name(device: str | torch.device = "cpu") -> str:
+def device_name(device="cpu") -> str:
     """The device in words: a GPU's name, or the processor's and the threads in use."""
+    import torch  # here, as who asks for versions need not wait for it
+
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -73,15 +73,17 @@ def device_name(device: str | torch.device = "cpu") -> str:
     return f"{model or platform.machine()} CPU, {torch.get_num_threads()} of {os.cpu_count()} threads"
 
 
-def peak_memory(device: str | torch.device = "cpu") -> float:
+def peak_memory(device="cpu") -> float:
     """The most memory, in GB, that this process or one that it started has held; on a GPU, what it held there."""
+    import torch
+
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     usage = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return max(usage) * (1 if sys.platform == "darwin" else 1024) / 1e9  # Linux counts in KiB
 
 
-def environment(device: str | torch.device = "cpu") -> dict:
+def environment(device="cpu") -> dict:
     """Device, versions and commit, as they go into every record."""
     return {"device": device_name(device), "versions": versions(), "commit": commit()}
 

@@ -8,13 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
-from .attacks import check_attack
-from .data import DATASETS
-from .models import ARCHITECTURES
-
 CHOICES = {
-    "dataset": DATASETS,
-    "architecture": tuple(ARCHITECTURES),
+    "dataset": ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "imagenette"),
+    "architecture": ("preactresnet8", "preactresnet18", "vgg11"),
     "training": ("standard", "adversarial", "trades"),
     "norm": ("linf", "l2"),
     "attack_batchnorm": ("eval", "train"),
@@ -73,6 +69,8 @@ class Recipe:
     seed: int = 1
 
     def __post_init__(self):
+        from .attacks import check_attack  # here, as who asks for CHOICES need not wait for PyTorch
+
         for field in fields(self):
             object.__setattr__(self, field.name, _check_type(field.name, getattr(self, field.name), field.type))
         for name, choices in CHOICES.items():

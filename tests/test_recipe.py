@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import nclib
-from nclib import Recipe, recipe
+from nclib import Recipe, data, models, recipe
 
 CHANGED = {  # another value for every field
     "dataset": "cifar10",
@@ -47,6 +47,13 @@ def test_a_key_depends_on_what_determines_the_model_and_on_nothing_else(training
     if name == "training" and training == "adversarial":
         changes = {"training": "trades"}
     assert (base.but(**changes).key == base.key) == (name in IDLE[training])
+
+
+def test_choices_are_what_the_library_knows():
+    """They stand in a module that does without PyTorch, so that a command can check them."""
+    assert recipe.CHOICES["dataset"] == data.DATASETS
+    assert recipe.CHOICES["architecture"] == tuple(models.ARCHITECTURES)
+    assert set(recipe.CHOICES["norm"]) == set(nclib.attacks.NORMS)
 
 
 def test_published_trades_attacks_in_eval_mode_whatever_is_asked():

@@ -17,7 +17,6 @@ import nbformat
 import papermill
 import yaml
 from nbclient.exceptions import DeadKernelError
-from nbconvert import HTMLExporter
 
 from .. import claims, records
 from ..files import write
@@ -184,6 +183,8 @@ def run_notebook(notebook: Path, copy: Path, values: dict, cwd: Path) -> None:
 
 def report(template: str, page: Path, values: dict, title: str, cwd: Path) -> Path:
     """Execute a notebook of ``templates/``, and write it, code hidden, as an HTML page that needs nothing beside it."""
+    from nbconvert import HTMLExporter  # here, as most commands would wait for it and not use it
+
     page.parent.mkdir(parents=True, exist_ok=True)
     os.environ["NCLIB_HOME"] = str(home())
     partial, html = page.with_suffix(".part.ipynb"), page.with_suffix(".html")
