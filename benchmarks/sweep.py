@@ -3,13 +3,15 @@
     python benchmarks/sweep.py             # the local engine and Ray, some minutes
     python benchmarks/sweep.py --local     # without Ray
 
-Everything happens in a house of its own that is thrown away. 1: seconds of one run of a chapter that trains nothing,
-by papermill's own command and by either engine with one worker, and what an engine adds. Ray's first run, which starts
-the worker, is told apart. 2: the same four trainings with one worker and with two. Rounds are interleaved; median
-(lowest-highest).
+Everything happens in a house of its own that is thrown away. 1: what one run of a chapter that trains nothing takes
+beside the seconds in which its notebook is executed, by papermill's own command and by either engine with one worker.
+Taken from each run's own execution, as a machine's speed may change from one run to the next by more than an engine
+adds. Ray's first run, which starts the worker, is told apart. 2: seconds of the same four trainings with one worker
+and with two. Rounds are interleaved; median (lowest-highest).
 """
 
 import argparse
+import json
 import os
 import shutil
 import statistics
@@ -18,6 +20,7 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -61,13 +64,24 @@ def finishes(engine) -> list[float]:
     return times
 
 
-def by_papermill(classes: int) -> float:
+def beside(made, engine) -> list[float]:
+    """Seconds of each run of an engine with one worker, without those in which its notebook was executed."""
+    times = [0.0, *finishes(engine)]
+    stamps = [sweep.home() / run.folder / "stamps" / f"{run.chapter}.json" for run in made.runs]
+    return [
+        after - before - json.loads(s.read_text())["seconds"] for (before, after), s in zip(pairwise(times), stamps)
+    ]
+
+
+def beside_by_papermill(classes: int) -> float:
+    """The same of papermill's own command."""
     with tempfile.TemporaryDirectory() as name:
-        command = [str(Path(sys.executable).with_name("papermill")), "book/measures.ipynb", f"{name}/out.ipynb"]
-        began = time.perf_counter()
+        page = Path(name, "out.ipynb")
+        command = [str(Path(sys.executable).with_name("papermill")), "book/measures.ipynb", str(page)]
         words = ["--cwd", "book", "-p", "profile", "smoke", "-p", "classes", str(classes)]
+        began = time.perf_counter()
         subprocess.run(command + words, cwd=ROOT, check=True, capture_output=True)
-        return time.perf_counter() - began
+        return time.perf_counter() - began - json.loads(page.read_text())["metadata"]["papermill"]["duration"]
 
 
 def tell(name: str, times: list[float]) -> None:
@@ -75,23 +89,22 @@ def tell(name: str, times: list[float]) -> None:
 
 
 def overhead(repeats: int, ray: bool) -> None:
-    print(f"1. Seconds of one run, {repeats} rounds of three runs (wanted of an engine: at most 2 s beyond papermill)")
-    plain, added, first = [], {"local": [], "ray": []}, []
+    print(
+        f"1. Seconds of a run beside its execution, {repeats} rounds of three runs (wanted: papermill's and at most 2)"
+    )
+    found = {name: [] for name in ("papermill", "local", "ray", "ray, a worker's first run")}
     for _ in range(repeats):
-        alone = statistics.mean(by_papermill(classes) for classes in (5, 6, 7))
-        plain.append(alone)
+        found["papermill"] += [beside_by_papermill(classes) for classes in (5, 6, 7)]
         with house(CHEAP) as made:
-            added["local"].append(finishes(sweep._local(made, made.runs, 1))[-1] / 3 - alone)
+            found["local"] += beside(made, sweep._local(made, made.runs, 1))
         if ray:
             with house(CHEAP) as made, cluster(1) as address:
-                times = finishes(sweep._ray(made, made.runs, address))
-                first.append(times[0] - alone)
-                added["ray"].append((times[-1] - times[0]) / 2 - alone)
-    tell("papermill alone", plain)
-    tell("the local engine adds", added["local"])
-    if ray:
-        tell("ray adds", added["ray"])
-        tell("ray adds to a worker's first run", first)
+                first, *later = beside(made, sweep._ray(made, made.runs, address))
+                found["ray"] += later
+                found["ray, a worker's first run"].append(first)
+    for name, times in found.items():
+        if times:
+            tell(name, times)
 
 
 def speed_up(repeats: int, ray: bool) -> None:

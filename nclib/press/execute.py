@@ -155,9 +155,10 @@ def run_chapter(chapter: str, profile: str, overrides: dict | None = None, outpu
     with alone(stamp.with_suffix(".lock"), page.stem):
         if unchanged(chapter, profile, overrides, output):
             return page
-        began, key = time.time(), execution_key(chapter, values, place)
+        key = execution_key(chapter, values, place)
         log.unlink(missing_ok=True)
         os.environ |= {"NCLIB_HOME": str(home()), "NCLIB_LOG": str(log), "NCLIB_RECORDS": str(recorded)}
+        began = time.time()
         run_notebook(source(chapter), failed, values, cwd=book_folder())
         os.replace(failed, page)
         write(stamp, json.dumps({"key": key, "seconds": round(time.time() - began, 1)}))
