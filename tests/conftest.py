@@ -11,7 +11,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
+import nclib as nc
 from nclib.__main__ import main
 
 ROOT = Path(__file__).parents[1]
@@ -57,6 +59,18 @@ def log_of(house: Path, run) -> str:
     """What a sweep's run has told so far."""
     file = house / run.folder / f"{run.chapter}.log"
     return file.read_text() if file.exists() else ""
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A small network trained for 10 epochs on digits, in eval mode."""
+    recipe = nc.Recipe(epochs=10, width=8, per_class=60, test_per_class=20)
+    return nc.fit(recipe, root=tmp_path_factory.mktemp("runs"), device="cpu").model
+
+
+def accuracy(model, x, y) -> float:
+    with torch.no_grad():
+        return float((model(x).argmax(1) == y).float().mean())
 
 
 @pytest.fixture(autouse=True)

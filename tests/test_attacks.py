@@ -5,6 +5,7 @@ from itertools import product
 
 import pytest
 import torch
+from conftest import accuracy
 from torch import Generator, nn
 
 import nclib as nc
@@ -15,16 +16,9 @@ BALLS = [("linf", 0.2, 0.05), ("l2", 1.0, 0.25)]
 
 
 @pytest.fixture(scope="module")
-def net(tmp_path_factory):
-    """A small network trained for 10 epochs on digits, in eval mode, with 200 test images and their labels."""
-    recipe = nc.Recipe(epochs=10, width=8, per_class=60, test_per_class=20)
-    model = nc.fit(recipe, root=tmp_path_factory.mktemp("runs"), device="cpu").model
-    return model, *nc.load("digits", test_per_class=20).test
-
-
-def accuracy(model, x, y) -> float:
-    with torch.no_grad():
-        return float((model(x).argmax(1) == y).float().mean())
+def net(trained):
+    """The small network with 200 test images and their labels."""
+    return trained, *nc.load("digits", test_per_class=20).test
 
 
 def sized(x_adv, x, norm):

@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch
+from conftest import accuracy
 from torch import nn
 
 import nclib as nc
@@ -30,16 +31,9 @@ QUICK = {  # options that keep the slow ones short, and budgets at which the wea
 
 
 @pytest.fixture(scope="module")
-def net(tmp_path_factory):
-    """A small network trained for 10 epochs on digits, in eval mode, with 100 test images and their labels."""
-    recipe = nc.Recipe(epochs=10, width=8, per_class=60, test_per_class=10)
-    model = nc.fit(recipe, root=tmp_path_factory.mktemp("runs"), device="cpu").model
-    return model, *nc.load("digits", test_per_class=10).test
-
-
-def accuracy(model, x, y) -> float:
-    with torch.no_grad():
-        return float((model(x).argmax(1) == y).float().mean())
+def net(trained):
+    """The small network with 100 test images and their labels."""
+    return trained, *nc.load("digits", test_per_class=10).test
 
 
 # Witnesses ----------------------------------------------------------------------------------------
