@@ -75,3 +75,14 @@ def test_the_page_shows_both_and_needs_nothing_beside_it(runs):
     assert page.count("data:image/svg+xml;base64,") == 2 * page.count("<figcaption>") >= 8
     for word in ("epsilon", "C2", "C3", "C4", "Traceback", "import"):
         assert (word in page) == (word not in ("Traceback", "import")), word
+
+
+def test_a_figure_that_one_run_did_not_draw(house, monkeypatch):
+    """The recorded CIFAR-10 run leaves the released variant out: its page says so in words."""
+    monkeypatch.setenv("NCLIB_HOME", str(house))
+    monkeypatch.chdir(house)
+    for a, b in (("results/digits", "results/cifar10-mini"), ("results/cifar10-mini", "results/digits")):
+        page = compare.figures(*compare.sides(a, b), "adversarial-training")
+        shown = page.partition('id="fig-robust-released"')[2].partition("</figure>")[0]
+        assert page.count("<img") == 7 and shown.count("not in this run") == 1 and shown.count("<img") == 1
+        assert (shown.index("<img") < shown.index("not in this run")) == ("digits" in a)

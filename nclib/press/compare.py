@@ -137,7 +137,9 @@ def _figures(page: Path) -> dict[str, tuple[str, str]]:
     """Name -> image and caption, as HTML. Images, not inline drawings: those of two runs use the same ids."""
     found = {}
     for described in [cell.metadata.mystnb for cell in _cells(page) if "mystnb" in cell.metadata]:
-        data = b64encode(drawing(page, described.figure.name).encode()).decode()
+        if (svg := drawing(page, described.figure.name)) is None:
+            continue
+        data = b64encode(svg.encode()).decode()
         image = f'<img src="data:image/svg+xml;base64,{data}" alt="{escape(described.image.alt)}">'
         found[described.figure.name] = image, escape(described.figure.caption)
     return found

@@ -177,8 +177,8 @@ def _point(notebook, line: str) -> None:
     first.source = re.sub(place, rf"\1\n\n*{line}*\n", first.source, count=1, flags=re.M)
 
 
-def drawing(notebook: Path, name: str) -> str:
-    """The SVG of a named figure of an executed notebook."""
+def drawing(notebook: Path, name: str) -> str | None:
+    """The SVG of a named figure of an executed notebook; None where its parameters left it undrawn."""
     cells = nbformat.read(notebook, 4).cells
     cell = next(c for c in cells if c.metadata.get("mystnb", {}).get("figure", {}).get("name") == name)
-    return next(o.data["image/svg+xml"] for o in cell.outputs if "image/svg+xml" in o.get("data", {}))
+    return next((o.data["image/svg+xml"] for o in cell.outputs if "image/svg+xml" in o.get("data", {})), None)
