@@ -74,9 +74,9 @@ def test_every_package_that_is_imported_comes_with_the_requirements(file, patter
 
 
 def test_what_only_draws_is_loaded_where_something_is_drawn():
-    """Trainers start without it: it takes longer to import than they take to start."""
+    """Trainers and commands start without it: it takes longer to import than they take to answer."""
     code = """if True:
-        import sys, nclib as nc
+        import sys, nclib as nc, nclib.__main__
         assert not {"seaborn", "matplotlib.pyplot", "scipy.stats"} & sys.modules.keys()
         assert "figures" in dir(nc) and nc.figures.WIDTH and "seaborn" in sys.modules"""
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
