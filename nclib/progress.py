@@ -1,6 +1,7 @@
-"""What a long job tells: a bar where somebody watches, lines in a log, nothing in a rendered page.
+"""What a long job tells, and when it waits for another process or ends with it.
 
-The runner sets ``NCLIB_LOG`` to a file: bars and lines then go there instead of into the notebook.
+It tells by a bar where somebody watches, by lines in a log, by nothing in a rendered page: the runner sets
+``NCLIB_LOG`` to a file, and bars and lines go there instead of into the notebook.
 """
 
 import os
