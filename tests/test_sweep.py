@@ -191,6 +191,7 @@ def test_the_page_shows_cells_interval_and_ledger(made):
     assert "[" in ledger.measured[0] and ledger.measured[0].split("; ")[0] in html
     assert html.count("image/svg+xml") + html.count("<svg") >= 3
     assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=.https?://", html), "the page asks nobody outside"
+    assert '<meta name="viewport"' in html, "a phone shows it at its own width"
 
 
 def test_a_stopped_sweep_leaves_nobody_at_work_and_goes_on(here, tmp_path):

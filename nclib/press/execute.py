@@ -193,7 +193,8 @@ def report(template: str, page: Path, values: dict, title: str, cwd: Path) -> Pa
     os.replace(partial, page)
     exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_output_prompt=True)
     style = (home() / "templates" / "page.css").read_text()
-    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{style}</style>'
+    viewport = '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    head = f'<meta charset="utf-8">{viewport}<title>{escape(title)}</title><style>{style}</style>'
     body, _ = exporter.from_filename(str(page))
     write(html, f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>')
     return html
