@@ -1,38 +1,44 @@
-"""nclib: measure, attack, train and look into networks whose last layer collapses to a simplex."""
+"""nclib: measure, attack, train and look into networks whose last layer collapses to a simplex.
 
-import sys
+Everything public is loaded on first use: ``nclib.figures`` draws, and trainers never wait for it.
+"""
+
 from importlib import import_module
 
-if sys.argv[:1] != ["-m"]:  # python -m nclib only starts kernels, and would wait longest for what they alone need
-    from . import claims, records
-    from .attacks import (
-        accuracy,
-        dlr,
-        gaussian_noise,
-        margin,
-        pgd,
-        robust_accuracy,
-        sign_noise,
-        sphere_noise,
-        withstands,
-    )
-    from .compute import choose
-    from .data import load, pixels
-    from .layers import collapse, features, first_pass, layer_names, ncc_head, propagate
-    from .measures import ClassMeans, class_means, cosines, equiangle, equinorm, leap_matrix, measure, similarity
-    from .models import build
-    from .parallel import fit_all
-    from .recipe import Recipe
-    from .train import Run, fit, reestimate_statistics
-    from .views import View, views
-    from .zoo import attack
+__version__ = "0.2.0"
+
+_PLACES = {  # public name -> its module, and its name there
+    "load": "data:load", "pixels": "data:pixels",
+    "build": "models:build", "choose": "compute:choose",
+    "dlr": "losses:dlr", "margin": "losses:margin",
+    "pgd": "attacks.pgd:pgd", "gaussian_noise": "attacks.pgd:gaussian_noise",
+    "sign_noise": "attacks.pgd:sign_noise", "sphere_noise": "attacks.pgd:sphere_noise",
+    "accuracy": "attacks.robust:accuracy", "robust_accuracy": "attacks.robust:robust_accuracy",
+    "robust_mask": "attacks.robust:robust_mask", "attack": "attacks.zoo:attack",
+    "Recipe": "training.recipe:Recipe", "Run": "training.store:Run",
+    "fit": "training.store:fit", "fit_all": "training.store:fit_all",
+    "reestimate_statistics": "training.epochs:reestimate_statistics",
+    "ClassMeans": "measures.exact:ClassMeans", "class_means": "measures.exact:class_means",
+    "cosines": "measures.exact:cosines", "equiangle": "measures.exact:equiangle",
+    "equinorm": "measures.exact:equinorm", "leap_matrix": "measures.exact:leap_matrix",
+    "measure": "measures.exact:measure", "similarity": "measures.exact:similarity",
+    "View": "measures.views:View", "views": "measures.views:views",
+    "collapse": "measures.layers:collapse", "propagate": "measures.layers:propagate",
+    "features": "measures.layers:features", "first_pass": "measures.layers:first_pass",
+    "layer_names": "measures.layers:layer_names", "ncc_head": "measures.layers:ncc_head",
+    "history": "measures.history:history",
+    "records": "evidence.records", "claims": "evidence.ledger", "glue": "evidence.glue:glue", "figures": "figures",
+}  # fmt: skip
+__all__ = list(_PLACES)
 
 
 def __getattr__(name: str):
-    if name == "figures":  # on first use: a third of the time that the import would take, and trainers never draw
-        return import_module(".figures", __name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, attribute = _PLACES[name].partition(":")
+    found = import_module(f".{module}", __name__)
+    return getattr(found, attribute) if attribute else found
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), "figures"})
+    return sorted({*globals(), *__all__})

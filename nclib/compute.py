@@ -15,6 +15,11 @@ class Compute:
     dtype: torch.dtype
     reason: str
 
+    @property
+    def name(self) -> str:
+        """The precision's name: "float32" or "bfloat16"."""
+        return str(self.dtype).removeprefix("torch.")
+
     def autocast(self):
         """A context in which forward passes run in ``dtype``."""
         if self.dtype == torch.float32:

@@ -7,6 +7,7 @@ its last two are ``features`` (N, d), non-negative after a ReLU and average pool
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -127,3 +128,31 @@ def build(architecture: str, shape, num_classes: int, mean, std, width: int = 64
     if architecture == "vgg11" and height < 16:
         raise ValueError(f"architecture 'vgg11' needs images of 16 pixels or more, not {height}")
     return ARCHITECTURES[architecture](channels, num_classes, width, mean, std, large=height > 64)
+
+
+@contextmanager
+def in_mode(model, mode: str):
+    """Run a model in "eval" or "train" mode, and hand it back in its own, module by module. Other callables pass."""
+    if mode not in ("eval", "train"):
+        raise ValueError(f"unknown mode {mode!r}; choose one of eval, train, None")
+    modes = {m: m.training for m in model.modules()} if isinstance(model, nn.Module) else {}
+    try:
+        if modes:
+            model.train(mode == "train")
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
+def statistics_kept(model):
+    """Run a model in its own mode, and put back the batch-norm statistics that training mode moves."""
+    moving = isinstance(model, nn.Module) and any(m.training for m in model.modules())
+    kept = [(buffer, buffer.clone()) for buffer in model.buffers()] if moving else []
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in kept:
+                buffer.copy_(before)

@@ -1,27 +1,22 @@
-"""A recipe: all that determines a trained model, checked on creation, hashed into a key."""
+"""A recipe: all that determines a trained model, checked on creation, and the key that its weights are kept under."""
 
-import ast
-import hashlib
 import json
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cache
-from pathlib import Path
-from typing import Any, get_args
+from hashlib import sha256
+from typing import Any, Literal, get_args
 
-CHOICES = {
-    "dataset": ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "imagenette"),
-    "architecture": ("preactresnet8", "preactresnet18", "vgg11"),
-    "training": ("standard", "adversarial", "trades"),
-    "norm": ("linf", "l2"),
-    "attack_batchnorm": ("eval", "train"),
-    "trades_batchnorm": ("fixed", "published"),
-    "perturbations": ("fresh", "stale"),
-    "precision": ("auto", "float32", "bfloat16"),
-}
+VERSIONS = {  # of every part that a key names: raised by hand when the part comes to give other weights
+    "digits": 1, "mnist": 1, "fashion_mnist": 1, "cifar10": 1, "cifar100": 1, "imagenette": 1,
+    "preactresnet8": 1, "preactresnet18": 1, "vgg11": 1,
+    "standard": 1, "adversarial": 1, "trades": 1,
+    "linf": 1, "l2": 1,
+}  # fmt: skip
+WEIGHTLESS = ("test_per_class", "perturbations", "precision")  # change what is measured, or the folder, not the key
 ATTACK_ONLY = ("norm", "epsilon", "step", "steps", "attack_batchnorm", "perturbations")
 TRADES_ONLY = ("trades_batchnorm", "beta")
 EVAL_ONLY = ("attack_batchnorm",)  # the published TRADES never leaves eval mode
-CODE = ("compute", "data", "models", "measures", "attacks", "views", "layers", "train")
+MAY_BE_ZERO = ("epsilon", "momentum", "weight_decay", "beta")
+ABOVE_ZERO = ("width", "epochs", "batch", "lr", "step", "steps")
 
 
 @dataclass(frozen=True)
@@ -38,47 +33,42 @@ class Recipe:
     reestimate : after training, average batch-norm statistics anew over the clean training data.
     perturbations : measure on "fresh" attacks or on the "stale" ones made during the epoch.
     epochs, batch, lr, momentum, weight_decay : SGD; lr falls tenfold at each share in ``drops``.
-    precision : "float32", "bfloat16", or "auto": bfloat16 where the device gains from it.
+    precision : "float32", "bfloat16", or "auto": bfloat16 where the device gains from it, and a run of either where
+        one is kept.
     seed : initialisation, data order and attack starts.
 
     Raises ValueError, in one line, for an unknown choice, a wrong type or a value out of range.
     """
 
-    dataset: str = "digits"
+    dataset: Literal["digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "imagenette"] = "digits"
     per_class: int | None = None
     test_per_class: int | None = None
-    architecture: str = "preactresnet8"
+    architecture: Literal["preactresnet8", "preactresnet18", "vgg11"] = "preactresnet8"
     width: int = 16
-    training: str = "standard"
-    norm: str = "linf"
+    training: Literal["standard", "adversarial", "trades"] = "standard"
+    norm: Literal["linf", "l2"] = "linf"
     epsilon: float = 0.2
     step: float = 0.05
     steps: int = 10
-    attack_batchnorm: str = "eval"
-    trades_batchnorm: str = "fixed"
+    attack_batchnorm: Literal["eval", "train"] = "eval"
+    trades_batchnorm: Literal["fixed", "published"] = "fixed"
     beta: float = 6.0
     reestimate: bool = False
-    perturbations: str = "fresh"
+    perturbations: Literal["fresh", "stale"] = "fresh"
     epochs: int = 100
     batch: int = 128
     lr: float = 0.1
     drops: tuple[float, ...] = (0.25, 0.375)
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    precision: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = 1
 
     def __post_init__(self):
-        from .attacks import check_attack  # here, as who asks for CHOICES need not wait for PyTorch
-
         for field in fields(self):
-            object.__setattr__(self, field.name, _check_type(field.name, getattr(self, field.name), field.type))
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose one of {', '.join(choices)}")
-        check_attack(self.epsilon, self.norm)
-        for name in ("width", "epochs", "batch", "lr", "step", "steps", "momentum", "weight_decay", "beta"):
-            value, zero = getattr(self, name), name in ("momentum", "weight_decay", "beta")
+            object.__setattr__(self, field.name, _checked(field.name, getattr(self, field.name), field.type))
+        for name in (*ABOVE_ZERO, *MAY_BE_ZERO):
+            value, zero = getattr(self, name), name in MAY_BE_ZERO
             if not (value >= 0 if zero else value > 0):
                 raise ValueError(f"{name} must be {'0 or more' if zero else 'above 0'}, not {value}")
         if any(not 0 < share < 1 for share in self.drops):
@@ -90,23 +80,40 @@ class Recipe:
 
     def canonical(self) -> dict[str, Any]:
         """The fields that matter: standard training knows no attack, only TRADES knows its options."""
-        idle = ATTACK_ONLY if self.training == "standard" else ()
+        idle = () if self.attacked else ATTACK_ONLY
         idle += TRADES_ONLY if self.training != "trades" else ()
         idle += EVAL_ONLY if self.training == "trades" and self.trades_batchnorm == "published" else ()
         return {name: value for name, value in asdict(self).items() if name not in idle}
 
     @property
+    def attacked(self) -> bool:
+        """Does this training see attacks?"""
+        return self.training != "standard"
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What ``VERSIONS`` counts of this recipe: data set, network, training, and the norm of its attack."""
+        return (self.dataset, self.architecture, self.training, *([self.norm] if self.attacked else []))
+
+    @property
     def key(self) -> str:
-        """Twelve hex digits of what determines the model: these fields and the training code."""
-        text = json.dumps(self.canonical(), sort_keys=True) + training_code()
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        """Twelve hex digits of what determines the weights: fields that differ from the defaults, raised versions.
+
+        So a new field with a default, a new choice, an edited comment or a new measure leave every old key alone.
+        ``tests/golden.json`` sees to it that a version is raised when, and only when, weights change.
+        """
+        named = {field.name: field.default for field in fields(self) if field.name not in WEIGHTLESS}
+        canonical = self.canonical().items()
+        changed = {name: value for name, value in canonical if name in named and value != named[name]}
+        raised = {part: VERSIONS[part] for part in self.parts if VERSIONS[part] > 1}
+        return sha256(json.dumps([changed, raised], sort_keys=True).encode()).hexdigest()[:12]
 
     @property
     def name(self) -> str:
         """What the model is called in figures and records."""
         if self.training == "trades":
             return f"TRADES ({self.trades_batchnorm})"
-        ordinary = self.training == "standard" or self.attack_batchnorm == "eval"
+        ordinary = not self.attacked or self.attack_batchnorm == "eval"
         return self.training if ordinary else f"{self.training} (train-mode attack)"
 
     @property
@@ -115,29 +122,20 @@ class Recipe:
         return f"{self.name} · {self.dataset} · {self.architecture} · seed {self.seed}"
 
 
-@cache
-def training_code() -> str:
-    """Hash of the code that trains and measures: comments and docstrings aside, a change there is a new key."""
-    sources = (_bare(Path(__file__).with_name(f"{name}.py").read_text()) for name in CODE)
-    return hashlib.sha256("".join(sources).encode()).hexdigest()
+def choices(name: str) -> tuple:
+    """What a field of a recipe may be; empty where any value of its type will do."""
+    kind = next((field.type for field in fields(Recipe) if field.name == name), None)
+    return get_args(kind) if getattr(kind, "__origin__", None) is Literal else ()
 
 
-def _bare(source: str) -> str:
-    """Source as its syntax tree prints it, without docstrings: layout and prose do not count."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        match node:
-            case ast.AST(body=[ast.Expr(value=ast.Constant()), *rest]):
-                node.body = rest or [ast.Pass()]
-    return ast.unparse(tree)
-
-
-def _check_type(name: str, value: Any, kind: Any) -> Any:
+def _checked(name: str, value: Any, kind: Any) -> Any:
     """The value as its field's type: an int may stand for a float, nothing else for anything else."""
+    if (known := choices(name)) and value not in known:
+        raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(known)}")
     if kind is float and type(value) is int:
         return float(value)
     if kind == tuple[float, ...] and isinstance(value, (tuple, list)):
-        return tuple(_check_type(name, share, float) for share in value)
-    if type(value) in (get_args(kind) or (kind,)):
+        return tuple(_checked("drops", share, float) for share in value)
+    if known or type(value) in (get_args(kind) or (kind,)):
         return value
     raise ValueError(f"{name} must be {getattr(kind, '__name__', kind)}, not {value!r}")

@@ -101,48 +101,56 @@ class MeansPass:
 
 
 class WithinPass:
-    """Second pass: scatter about the class means, the nearest-class-centre rule, the variances.
+    """Second pass: scatter about one set of centres, and the nearest-class-centre rule.
 
-    ``means`` are those of the same samples, ``centers`` nu (optional) class means of *another* view: what is measured
-    about them is named ``centers_...``. As h_i - nu_{y_i} = (h_i - mu_{y_i}) + (mu - nu)_{y_i}, they cost little more.
+    ``means`` are those of the same samples; ``centers`` nu, by default the same, may be class means of *another* view.
+    As h_i - nu_{y_i} = (h_i - mu_{y_i}) + (mu - nu)_{y_i}, the small term is never lost in a large one.
     """
 
     def __init__(self, means: ClassMeans, centers: ClassMeans | None = None):
-        self.own, self.abouts = means, {"": means} if centers is None else {"": means, "centers_": centers}
-        for what, nu in zip(("means", "centers"), self.abouts.values()):
-            _check(what, nu.means, means.means.shape)
-            nu.distances(what)
-            _lengths(nu.centered)
-        self.offsets = {prefix: (means.means - nu.means) @ nu.centered.T for prefix, nu in self.abouts.items()}
+        self.means, self.centers = means, means if centers is None else centers
+        what = "means" if centers is None else "centers"
+        _check(what, self.centers.means, means.means.shape)
+        self.centers.distances(what)
+        _lengths(self.centers.centered)
+        self.offsets = (means.means - self.centers.means) @ self.centers.centered.T
         self.totals, self.variance, self.seen = defaultdict(float), torch.zeros_like(means.means[:, 0]), 0
 
     def update(self, features: Tensor, labels: Tensor, predicted: Tensor | None = None) -> None:
-        """Add a batch; ``predicted`` (n,) are the network's own classes, for NC4 and accuracy."""
+        """Add a batch; ``predicted`` (n,) are the network's own classes, for NC4."""
+        nu = self.centers
         for h, y, k in _blocks(features, labels, labels if predicted is None else predicted):
-            within = h - self.own.means.index_select(0, y)  # h_i - mu_{y_i}
+            within = h - self.means.means.index_select(0, y)  # h_i - mu_{y_i}
             self.variance.index_add_(0, y, within.norm(dim=1).square())
-            found = {} if predicted is None else {"accuracy": k == y}
-            for prefix, nu in self.abouts.items():
-                inner = self.offsets[prefix][y] + (nu.centered @ within.T).T  # (h_i - nu_{y_i}) M~^T
-                nearest, closest = nu.nearest(inner + nu.gram[y])
-                found[prefix + "nc1"] = len(nu.means) * (inner @ nu.gram_inverse).square()
-                found |= {prefix + "ncc_accuracy": nearest == y, prefix + "leapt": closest != y}
-                if predicted is not None:
-                    found[prefix + "nc4"] = nearest != k
+            inner = self.offsets[y] + (nu.centered @ within.T).T  # (h_i - nu_{y_i}) M~^T
+            nearest, closest = nu.nearest(inner + nu.gram[y])
+            found = {"nc1": len(nu.means) * (inner @ nu.gram_inverse).square()}
+            found |= {"ncc_accuracy": nearest == y, "leapt": closest != y}
+            if predicted is not None:
+                found["nc4"] = nearest != k
             for name, values in found.items():
                 self.totals[name] += values.sum(dtype=torch.float64)
             self.seen += len(h)
 
     def result(self) -> dict[str, float]:
-        """The measures of ``measure`` that need no weight. ValueError unless every sample came again."""
-        C, N, M = len(self.own.counts), int(self.own.counts.sum()), self.own.centered
+        """``nc1``, ``ncc_accuracy``, ``leapt`` and ``nc4``. ValueError unless every sample came again."""
+        N = int(self.means.counts.sum())
         if self.seen != N:
             raise ValueError(f"the second pass saw {self.seen} samples, the first {N}")
-        out = {name: total / N for name, total in self.totals.items()}
-        out |= {"nc1_per_class": out["nc1"] / C, "equinorm": equinorm(M), "equiangle": equiangle(M)}
-        pooled = (v := self.variance / self.own.counts)[:, None] + v
-        out["cdnv"] = _mean_over_pairs(pooled / (2 * self.own.distances().square()))
-        return {name: float(value) for name, value in out.items()}
+        return {name: float(total) / N for name, total in self.totals.items()}
+
+    def cdnv(self) -> float:
+        """Mean over pairs of classes of (var_c + var_c') / (2 |mu_c - mu_c'|^2), about the samples' own means."""
+        pooled = (v := self.variance / self.means.counts)[:, None] + v
+        return float(_mean_over_pairs(pooled / (2 * self.means.distances().square())))
+
+
+def combined(own: WithinPass, about: WithinPass | None = None) -> dict[str, float]:
+    """Every measure of one view that needs no weight: about its own means, and (``centers_...``) about another's."""
+    M, out = own.means.centered, own.result()
+    out |= {"nc1_per_class": out["nc1"] / len(M), "equinorm": float(equinorm(M)), "equiangle": float(equiangle(M))}
+    out["cdnv"] = own.cdnv()
+    return out | ({} if about is None else {f"centers_{name}": value for name, value in about.result().items()})
 
 
 def measure(
@@ -173,15 +181,19 @@ def measure(
     do not match, identical class means, a class mean on the global mean, or a row of ``weight`` of length 0.
     """
     means = class_means(features, labels, len(weight) if weight is not None and num_classes is None else num_classes)
-    second = WithinPass(means, None if centers is None else as_means(centers, "centers"))
-    if weight is None:
-        second.update(features, labels)
-        return second.result()
-    found = weight_measures(weight, means)
-    h = features.detach().flatten(1).to(torch.promote_types(features.dtype, torch.float32))  # as the network does
-    b = None if bias is None else _check("bias", bias, weight.shape[:1]).to(h)
-    second.update(features, labels, torch.nn.functional.linear(h, weight.detach().to(h), b).argmax(1))
-    return second.result() | found
+    passes = [WithinPass(means)]
+    if centers is not None:
+        passes.append(WithinPass(means, as_means(centers, "centers")))
+    found, predicted = {}, None
+    if weight is not None:
+        found = weight_measures(weight, means)
+        h = features.detach().flatten(1).to(torch.promote_types(features.dtype, torch.float32))  # as the network does
+        b = None if bias is None else _check("bias", bias, weight.shape[:1]).to(h)
+        predicted = torch.nn.functional.linear(h, weight.detach().to(h), b).argmax(1)
+        found["accuracy"] = float((predicted == labels.to(predicted)).double().mean())
+    for one in passes:
+        one.update(features, labels, predicted)
+    return combined(*passes) | found
 
 
 def class_means(features: Tensor, labels: Tensor, num_classes: int | None = None) -> ClassMeans:

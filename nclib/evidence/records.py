@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from .files import write
-from .provenance import environment, home, peak_memory
+from ..runtime import home, write
+from .provenance import environment, peak_memory
 
 COLUMNS = ["profile", "chapter", "model", "recipe", "seed", "epoch", "split", "layer", "view", "measure", "value"]
 REQUIRED = ("profile", "chapter", "recipes", "device", "versions", "commit", "seconds")

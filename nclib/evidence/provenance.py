@@ -86,11 +86,3 @@ def peak_memory(device="cpu") -> float:
 def environment(device="cpu") -> dict:
     """Device, versions and commit, as they go into every record."""
     return {"device": device_name(device), "versions": versions(), "commit": commit()}
-
-
-def home() -> Path:
-    """The folder that holds ``runs``: ``NCLIB_HOME``, else the checkout around here, else here."""
-    if chosen := os.environ.get("NCLIB_HOME"):
-        return Path(chosen)
-    here = Path.cwd()
-    return next((p for p in (here, *here.parents) if (p / "nclib").is_dir() and (p / "book").is_dir()), here)

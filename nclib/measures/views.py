@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from . import attacks
-from .compute import choose
-from .data import Dataset, pixels
+from ..attacks import pgd as attacks
+from ..compute import choose
+from ..data import Dataset, pixels
 
 VIEWS = ("clean", "untargeted", "targeted", "sign", "gaussian", "sphere")
 NOISE_EPSILON = 8 / 255  # the authors' pixel noise beside an l2 attack, whatever its budget

@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from .attacks import model_mode
+from ..models import in_mode, statistics_kept
 
 LEFT_OUT = ("Attack", "ChooseBestAttack", "FastFeatureAttack")  # bases, and one that takes a guide, not labels
 TARGETED = ("JSMA", "JacobianSaliencyMapAttack", "LBFGSAttack")  # y is a target there, whatever the flag says
@@ -52,7 +52,8 @@ def attack(name: str, model, x: Tensor, y=None, targeted=False, mode="eval", bat
         raise ValueError(f"{name}: a targeted attack needs targets y")
     x = x.detach().clone(memory_format=torch.contiguous_format)
     flags = [(p, p.requires_grad) for p in model.parameters()] if isinstance(model, nn.Module) else []
-    with model_mode(model, mode), torch.enable_grad(), warnings.catch_warnings(action="ignore"):
+    guard = in_mode(model, mode) if mode else statistics_kept(model)
+    with guard, torch.enable_grad(), warnings.catch_warnings(action="ignore"):
         try:
             for p, _ in flags:
                 p.requires_grad_(False)  # advertorch calls backward(), which would fill their gradients

@@ -1,7 +1,7 @@
 """The walk through a model's stages: collapse at the last layer, propagation through all of them."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import pandas as pd
@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attacks import model_mode
-from .data import pixels
-from .measures import ClassMeans, MeansPass, WithinPass, class_means, similarity, weight_measures
+from ..data import pixels
+from ..models import in_mode
+from .exact import ClassMeans, MeansPass, WithinPass, class_means, combined, similarity, weight_measures
 from .views import View
 
 COLUMNS = ["split", "view", "layer", "measure", "value"]
@@ -40,7 +40,10 @@ def first_pass(
     """Class means of every layer in one walk; float32, eval mode, unpooled maps flattened. Errors as ``propagate``."""
     sums = {name: MeansPass(num_classes) for name in layers}
     logits = [_walk(model, x, layers, pooled, lambda name, h: sums[name].update(h, y)) for x, y in _cut(view, batch)]
-    means = {name: _at(view, name, sums[name].result) for name in layers}
+    means = {}
+    for name in layers:
+        with _at(view, name):
+            means[name] = sums[name].result()
     return FirstPass(means, torch.cat(logits).argmax(1), _loss(torch.cat(logits), view))
 
 
@@ -68,11 +71,16 @@ def propagate(
     C, rows, reference = _classes(views, num_classes), [], {}
     for view in views:
         first = first_pass(model, view, layers, C, pooled, batch)
-        within = {name: _at(view, name, WithinPass, first.means[name], reference.get(name)) for name in layers}
-        for (x, y), predicted in zip(_cut(view, batch), first.predicted.split(batch)):
-            _walk(model, x, layers, pooled, lambda name, h: within[name].update(h, y, predicted))
+        passes = {}
         for name in layers:
-            found = _at(view, name, _found, within[name], first.means[name], reference.get(name))
+            with _at(view, name):
+                passes[name] = _passes(first.means[name], reference.get(name))
+        for (x, y), predicted in zip(_cut(view, batch), first.predicted.split(batch)):
+            _walk(model, x, layers, pooled, lambda name, h: [p.update(h, y, predicted) for p in passes[name]])
+        accuracy = {"accuracy": float((first.predicted == view.labels).double().mean())}
+        for name in layers:
+            with _at(view, name):
+                found = accuracy | combined(*passes[name]) | _compared(first.means[name], reference.get(name))
             rows += [(view.split, view.name, name, k, v) for k, v in found.items()]
         reference = reference or first.means
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -89,14 +97,21 @@ def collapse(
     ``head``. Keeps one view's features (N, d) instead of walking twice. Errors as in ``propagate``.
     """
     weight = model.get_submodule(head).weight
-    C, rows, reference = _classes(views, len(weight)), [], None
-    for view in views:
-        h, logits = _last(model, view, layer, batch)
-        means = _at(view, layer, class_means, h, view.labels, C)
-        within = _at(view, layer, WithinPass, means, reference)
-        within.update(h, view.labels, logits.argmax(1))
-        found = _at(view, layer, _found, within, means, reference) | {"loss": _loss(logits, view)}
-        found |= _at(view, layer, weight_measures, weight, means)
+    _classes(views, len(weight))
+    return last_layer(weight, ((view, *outputs(model, view, layer, batch)) for view in views), layer)
+
+
+def last_layer(weight: Tensor, seen: Iterable[tuple[View, Tensor, Tensor]], layer: str = "features") -> pd.DataFrame:
+    """``collapse`` from what a network made of each view: the view, its features (N, d) and its logits (N, C)."""
+    rows, reference = [], None
+    for view, h, logits in seen:
+        with _at(view, layer):
+            means = class_means(h, view.labels, len(weight))
+            passes, predicted = _passes(means, reference), logits.argmax(1)
+            for one in passes:
+                one.update(h, view.labels, predicted)
+            found = {"accuracy": float((predicted == view.labels).double().mean())} | combined(*passes)
+            found |= _compared(means, reference) | {"loss": _loss(logits, view)} | weight_measures(weight, means)
         rows += [(view.split, view.name, layer, k, v) for k, v in found.items()]
         reference = reference or means
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -105,7 +120,7 @@ def collapse(
 @torch.no_grad()
 def features(model: nn.Module, images: Tensor, layer: str = "features", batch: int = 512) -> Tensor:
     """Activations of one layer (N, d), flattened, float32, in eval mode. ValueError for an unknown layer."""
-    return _last(model, View("", images, torch.zeros(len(images))), layer, batch)[0]
+    return outputs(model, View("", images, torch.zeros(len(images))), layer, batch)[0]
 
 
 class NearestCenter(nn.Module):
@@ -138,9 +153,14 @@ def _classes(views: Sequence[View], num_classes: int | None) -> int:
     return int(views[0].labels.max()) + 1 if num_classes is None else num_classes
 
 
-def _found(within: WithinPass, means: ClassMeans, reference: ClassMeans | None) -> dict[str, float]:
+def _passes(means: ClassMeans, reference: ClassMeans | None) -> list[WithinPass]:
+    """A second pass about a view's own means, and, where there is a reference view, one about that view's."""
+    return [WithinPass(means)] + ([] if reference is None else [WithinPass(means, reference)])
+
+
+def _compared(means: ClassMeans, reference: ClassMeans | None) -> dict[str, float]:
     compared = {} if reference is None else similarity(means, reference)
-    return within.result() | {name: float(torch.as_tensor(value).mean()) for name, value in compared.items()}
+    return {name: float(torch.as_tensor(value).mean()) for name, value in compared.items()}
 
 
 def _loss(logits: Tensor, view: View) -> float:
@@ -151,8 +171,9 @@ def _loss(logits: Tensor, view: View) -> float:
     return float(F.cross_entropy(logits.double(), view.labels.long()))
 
 
-def _last(model: nn.Module, view: View, layer: str, batch: int) -> tuple[Tensor, Tensor]:
-    """One layer's activations (N, d) and the logits (N, C) of all samples."""
+@torch.no_grad()
+def outputs(model: nn.Module, view: View, layer: str = "features", batch: int = 512) -> tuple[Tensor, Tensor]:
+    """One layer's activations (N, d) and the logits (N, C) of a view, in float32 and eval mode."""
     taken, logits = [], []
     for x, _ in _cut(view, batch):  # a copy: the next module may work in place
         logits.append(_walk(model, x, [layer], False, lambda _, h: taken.append(h.flatten(1).clone())))
@@ -166,10 +187,11 @@ def _cut(view: View, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
         yield pixels(x), y
 
 
-def _at(view: View, layer: str, make: Callable, *arguments):
-    """make(*arguments), whose ValueError says which view and layer it comes from."""
+@contextmanager
+def _at(view: View, layer: str):
+    """A ValueError from inside says which view and layer it comes from."""
     try:
-        return make(*arguments)
+        yield
     except ValueError as error:
         raise ValueError(f"{view.split} {view.name}, layer {layer}: {error}") from None
 
@@ -184,7 +206,7 @@ def _walk(model: nn.Module, x: Tensor, layers: Sequence[str], pooled: bool, hear
         heard.append(name)
         hear(name, h.mean((2, 3)) if pooled and h.ndim == 4 else h)
 
-    with model_mode(model, "eval"), torch.autocast(x.device.type, enabled=False), ExitStack() as hooks:
+    with in_mode(model, "eval"), torch.autocast(x.device.type, enabled=False), ExitStack() as hooks:
         for name in layers:
             hook = modules[name].register_forward_hook(lambda _module, _input, h, name=name: tell(name, h))
             hooks.callback(hook.remove)

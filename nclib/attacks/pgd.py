@@ -5,40 +5,16 @@ as with frozen parameters), and a model is handed back as it came: modes, flags,
 """
 
 from collections.abc import Callable
-from contextlib import contextmanager
-from functools import partial
 from math import inf
 
 import torch
-import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
+
+from ..losses import LOSSES
+from ..models import in_mode, statistics_kept
 
 NORMS = ("linf", "l2")
 STARTS = ("uniform", "radial", "gaussian", None)
-
-
-# Losses: logits (N, C), labels (N,) -> (N,), larger for a worse model.
-def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """Largest other logit minus the label's: positive where the model errs (Carlini & Wagner 2017)."""
-    own = logits.gather(1, y[:, None]).squeeze(1)
-    return logits.scatter(1, y[:, None], -inf).amax(1) - own
-
-
-def dlr(logits: Tensor, y: Tensor) -> Tensor:
-    """Difference of logits ratio (Croce & Hein 2020, eq. 6): the margin, blind to the logits' scale.
-
-    Divides by first minus third logit; with two classes by first minus second.
-    """
-    ranked = logits.topk(min(3, logits.shape[1]), dim=1).values
-    return margin(logits, y) / (ranked[:, 0] - ranked[:, -1]).clamp_min(1e-12)
-
-
-def kl(logits: Tensor, reference: Tensor) -> Tensor:
-    """KL(softmax(reference) || softmax(logits)), the divergence of TRADES (Zhang et al. 2019, eq. 5)."""
-    return F.kl_div(F.log_softmax(logits, 1), F.softmax(reference, 1), reduction="none").sum(1)
-
-
-LOSSES = {"ce": partial(F.cross_entropy, reduction="none"), "margin": margin, "dlr": dlr, "kl": kl}
 
 
 def check_attack(epsilon, norm: str = "linf", loss: str = "ce", start: str | None = "uniform", steps: int = 1) -> None:
@@ -92,7 +68,7 @@ def pgd(
     x = x.detach()
     epsilon, step = _per_sample(epsilon, x, "epsilon"), _per_sample(step, x, "step")
     value, sign = LOSSES[loss], -1.0 if targeted else 1.0
-    with model_mode(model, mode), torch.enable_grad():
+    with in_mode(model, mode) if mode else statistics_kept(model), torch.enable_grad():
         if loss == "kl":
             with torch.no_grad():
                 y = model(x)
@@ -151,25 +127,6 @@ def _per_sample(value: float | Tensor, x: Tensor, name: str) -> float | Tensor:
     return value.to(x).view(-1, *[1] * (x.ndim - 1))
 
 
-@contextmanager
-def model_mode(model, mode: str | None = None):
-    """Run a model in "eval" or "train" mode, and hand it back in its own. None restores its statistics instead."""
-    if mode not in (None, "eval", "train"):
-        raise ValueError(f"unknown mode {mode!r}; choose one of eval, train, None")
-    modes = {m: m.training for m in model.modules()} if isinstance(model, nn.Module) else {}
-    kept = [] if mode or not any(modes.values()) else [(b, b.clone()) for b in model.buffers()]
-    try:
-        if mode and modes:
-            model.train(mode == "train")
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-        with torch.no_grad():
-            for buffer, before in kept:
-                buffer.copy_(before)
-
-
 def sign_noise(x: Tensor, epsilon: float, generator: Generator | None = None) -> Tensor:
     """x + epsilon * sign(N(0, I)), clipped to [0, 1]: a corner of the l-infinity ball, chosen blindly."""
     return (x + epsilon * torch.empty_like(x).normal_(generator=generator).sign()).clamp(0, 1)
@@ -184,66 +141,3 @@ def sphere_noise(x: Tensor, epsilon: float, generator: Generator | None = None) 
     """x plus noise of l2 length epsilon in a random direction, clipped: the l2 attack's equal in size."""
     noise = torch.empty_like(x).normal_(generator=generator)
     return (x + epsilon * noise / _length(noise)).clamp(0, 1)
-
-
-def unit_logits(model: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """The model with every sample's logits scaled to a range of 10: same decisions, no saturation."""
-
-    def scaled(x: Tensor) -> Tensor:
-        logits = model(x)
-        spread = (logits.amax(1, keepdim=True) - logits.amin(1, keepdim=True)).detach()
-        return 10 * logits / spread.clamp_min(torch.finfo(logits.dtype).tiny)
-
-    return scaled
-
-
-def withstands(
-    model: Callable[[Tensor], Tensor],
-    x: Tensor,
-    y: Tensor,
-    epsilon: float = 8 / 255,
-    norm: str = "linf",
-    steps: int = 20,
-    targets: int = 9,
-    generator: Generator | None = None,
-    batch: int = 512,
-) -> Tensor:
-    """Which samples keep their label under every one of several attacks: (N,) bool.
-
-    Cross-entropy on logits of a fixed range, DLR, and a targeted margin sweep over the ``targets`` likeliest
-    other classes, each tried on what is still standing. None of them sees the scale of the logits, so
-    terminal-phase training cannot hide behind saturation. Errors as in ``pgd``.
-    """
-    check_attack(epsilon, norm)
-    options = dict(epsilon=epsilon, step=2.5 * epsilon / max(steps, 1), steps=steps, norm=norm, generator=generator)
-    with model_mode(model, "eval"), torch.no_grad():
-        parts = zip(x.split(batch), y.split(batch))
-        return torch.cat([_survivors(unit_logits(model), *part, targets, options) for part in parts])
-
-
-def _survivors(model, x: Tensor, y: Tensor, targets: int, options: dict) -> Tensor:
-    logits = model(x)
-    standing = logits.argmax(1) == y
-    others = logits.scatter(1, y[:, None], -inf).topk(min(targets, logits.shape[1] - 1), dim=1).indices
-    for loss, target in [("ce", None), ("dlr", None), *(("margin", column) for column in others.T)]:
-        left = standing.nonzero().flatten()
-        if len(left):
-            goal = y[left] if target is None else target[left]
-            x_adv = pgd(model, x[left], goal, loss=loss, targeted=target is not None, **options)
-            standing[left] = model(x_adv).argmax(1) == y[left]
-    return standing
-
-
-@torch.no_grad()
-def accuracy(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, batch: int = 512) -> float:
-    """Share of images (N, C, H, W) that a model, in eval mode, assigns to their labels (N,)."""
-    with model_mode(model, "eval"):
-        right = [(model(a).argmax(1) == b).sum() for a, b in zip(x.split(batch), y.split(batch))]
-    return float(sum(right)) / len(y)
-
-
-def robust_accuracy(model, x: Tensor, y: Tensor, epsilon: float = 8 / 255, norm: str = "linf", **options) -> float:
-    """Share of samples that keep their label under the worst of several attacks (see ``withstands``)."""
-    if not len(x):
-        raise ValueError("no samples to attack")
-    return float(withstands(model, x, y, epsilon, norm, **options).float().mean())

@@ -1,0 +1,1 @@
+"""Attacks: projected gradient descent, the worst of several, and advertorch's zoo."""

@@ -1,0 +1,1 @@
+"""Training: a recipe says what, the epochs do it, the store keeps what came of it."""

@@ -1,0 +1,103 @@
+"""The training loop, an epoch at a time: images in, better weights out. Writes no file and measures nothing."""
+
+from hashlib import sha256
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from ..attacks.pgd import pgd
+from ..compute import Compute
+from ..data import Dataset, Split, pixels
+from ..losses import kl
+from ..models import build, in_mode
+from .recipe import Recipe
+
+
+def network(recipe: Recipe, data: Dataset) -> nn.Sequential:
+    """The recipe's freshly initialised network; the global random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        return build(recipe.architecture, data.shape, data.num_classes, data.mean, data.std, recipe.width)
+
+
+def sgd(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+    """The recipe's optimiser: momentum, no Nesterov, weight decay on all parameters."""
+    options = dict(lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(model.parameters(), **options)
+
+
+def learning_rate(recipe: Recipe, epoch: int) -> float:
+    """lr, tenfold lower after each drop; ``epoch`` counts from 0."""
+    return recipe.lr * 0.1 ** sum(epoch >= share * recipe.epochs for share in recipe.drops)
+
+
+def batch_loss(model: nn.Module, recipe: Recipe, x: Tensor, y: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    """The loss of one batch and the images it was attacked with (x itself in standard training)."""
+    attack = dict(epsilon=recipe.epsilon, step=recipe.step, steps=recipe.steps, norm=recipe.norm, generator=generator)
+    if recipe.training != "trades":
+        x_adv = pgd(model, x, y, mode=recipe.attack_batchnorm, **attack) if recipe.attacked else x
+        return F.cross_entropy(_single(model(x_adv)), y), x_adv
+    mode = "eval" if recipe.trades_batchnorm == "published" else recipe.attack_batchnorm
+    x_adv = pgd(model, x, y, mode=mode, loss="kl", start="gaussian", **attack)
+    clean, perturbed = _single(model(x)), _single(model(x_adv))
+    return F.cross_entropy(clean, y) + recipe.beta * kl(perturbed, clean).mean(), x_adv
+
+
+def _single(logits: Tensor) -> Tensor:
+    """Logits in single precision at least: bfloat16 is cast up, double stays."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def train_epoch(
+    model: nn.Module, optimizer, recipe: Recipe, train: Split, compute: Compute, epoch: int, kept: list | None = None
+) -> None:
+    """One pass over the training split, in an order of its own; ``epoch`` counts from 0.
+
+    Each batch's attacked images (n, C, H, W) and labels (n,) are put in ``kept``, where it is given. Raises
+    FloatingPointError, naming epoch, step and learning rate, where a loss or a weight is no longer finite.
+    """
+    # The release never leaves the attack's eval mode again: in TRADES its batch norm stays untrained.
+    model.train(not (recipe.training == "trades" and recipe.trades_batchnorm == "published"))
+    order = torch.randperm(len(train), generator=_generator("cpu", recipe.seed, epoch, 0))
+    attack_generator = _generator(compute.device, recipe.seed, epoch, 1)
+    rate = learning_rate(recipe, epoch)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    losses = []
+    for index in order.to(compute.device).split(recipe.batch):
+        x, y = compute.lay_out(pixels(train.images[index])), train.labels[index]
+        with compute.autocast():
+            loss, x_adv = batch_loss(model, recipe, x, y, attack_generator)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+        if kept is not None:
+            kept.append((x_adv, y))
+    # Looked at once an epoch, as a look stalls the device; the weights last: no loss has seen the final step.
+    weights = torch.stack([p.detach().sum() for p in model.parameters()]).sum()
+    finite = torch.stack([*losses, weights]).isfinite()
+    if not finite.all():
+        step = min(int((~finite).nonzero()[0]), len(losses) - 1)
+        where = f"epoch {epoch + 1}, step {step + 1}, learning rate {rate:g}"
+        raise FloatingPointError(f"{recipe.label}: loss not finite at {where}; the last good state is kept: lower lr")
+
+
+def _generator(device, *numbers: int) -> Generator:
+    """A generator of its own for every (seed, epoch, purpose): resuming needs no random state."""
+    return Generator(device).manual_seed(int.from_bytes(sha256(repr(numbers).encode()).digest()[:7]))
+
+
+@torch.no_grad()
+def reestimate_statistics(model: nn.Module, images: Tensor, batch: int = 512) -> None:
+    """Batch-norm statistics anew, as plain averages over clean images (N, C, H, W); modes are put back."""
+    norms = {m: m.momentum for m in model.modules() if isinstance(m, nn.BatchNorm2d)}
+    with in_mode(model, "train"):
+        for m in norms:
+            m.reset_running_stats()
+            m.momentum = None
+        for x in images.tensor_split(-(-len(images) // batch)):  # of one size, so that all count the same
+            model(pixels(x))
+    for m, momentum in norms.items():
+        m.momentum = momentum
