@@ -21,7 +21,7 @@ def unit_logits(model: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]
     return scaled
 
 
-def withstands(
+def robust_mask(
     model: Callable[[Tensor], Tensor],
     x: Tensor,
     y: Tensor,
@@ -67,7 +67,7 @@ def accuracy(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, batch: int
 
 
 def robust_accuracy(model, x: Tensor, y: Tensor, epsilon: float = 8 / 255, norm: str = "linf", **options) -> float:
-    """Share of samples that keep their label under the worst of several attacks (see ``withstands``)."""
+    """Share of samples that keep their label under the worst of several attacks (see ``robust_mask``)."""
     if not len(x):
         raise ValueError("no samples to attack")
-    return float(withstands(model, x, y, epsilon, norm, **options).float().mean())
+    return float(robust_mask(model, x, y, epsilon, norm, **options).float().mean())
