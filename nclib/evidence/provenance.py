@@ -9,6 +9,8 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import pandas as pd
+
 PACKAGES = (
     "torch",
     "torchvision",
@@ -86,3 +88,27 @@ def peak_memory(device="cpu") -> float:
 def environment(device="cpu") -> dict:
     """Device, versions and commit, as they go into every record."""
     return {"device": device_name(device), "versions": versions(), "commit": commit()}
+
+
+def foot(origin: dict):
+    """A page's last table, styled, as a frame would cut long words: parameters, networks, device, versions, commit."""
+    dtypes, seconds = origin["dtypes"], origin["training_seconds"]
+    networks = [
+        f"{key}: {r['training']}, seed {r['seed']}, {r['epochs']} epochs, {dtypes[key]}, {seconds[key]:.0f} s"
+        for key, r in origin["recipes"].items()
+    ]
+    first = next(iter(origin["recipes"].values()))
+    drops = " and ".join(f"{share:g}" for share in first["drops"])
+    schedule = f"{first['epochs']} epochs (the paper: 400), learning rate down tenfold after {drops} of them"
+    parameters = (f"{name} {value}" for name, value in origin["parameters"].items() if name != "profile")
+    lines = {
+        "profile": origin["name"],
+        "parameters": ", ".join(parameters),
+        "schedule": schedule,
+        "models (recipe key)": "; ".join(networks),
+        "device": origin["device"],
+        "this page": f"{origin['seconds']:.0f} s, training not already done included",
+        "versions": ", ".join(f"{name} {v}" for name, v in origin["versions"].items()),
+        "commit": origin["commit"],
+    }
+    return pd.Series(lines).to_frame().style.hide(axis="columns")

@@ -37,7 +37,9 @@ def history(run, views: Sequence[str] | None = None, split: str | None = None, *
         table = _cached(file, settings)
         left = [epoch for epoch in run.epochs if epoch not in set(table.epoch)]
         for epoch in progress(left, f"{run.recipe.label}: measures", len(left)):
-            table = pd.concat([table, _measured(run, epoch, settings)] if len(table) else [_measured(run, epoch, settings)])
+            table = pd.concat(
+                [table, _measured(run, epoch, settings)] if len(table) else [_measured(run, epoch, settings)]
+            )
             _cache(file, settings, table)
     seconds = [(epoch, "train", "clean", "seconds", run.origin["seconds"][str(epoch)]) for epoch in run.epochs]
     return pd.concat([table, pd.DataFrame(seconds, columns=COLUMNS)], ignore_index=True)

@@ -1,0 +1,106 @@
+"""The ledger: every claim judged on every profile's records, as tables and boxes; and what the records cost."""
+
+import pandas as pd
+
+from . import beyond, paper
+from .claims import Judgement, judge
+from .records import origins, own, places
+
+CLAIMS = (*paper.CLAIMS, *beyond.CLAIMS)
+GROUND = {
+    "holds": "#cfe8dc",
+    "holds in part": "#fdebc0",
+    "too close to call": "#e3e0f3",
+    "fails": "#f7d3c4",
+    "not run": "#e6e6e6",
+}
+COLUMNS = ["id", "claim", "rule", "profile", "seeds", "measured", "verdict", "chapter", "figure"]
+
+
+def verdict(claim_id: str, records: pd.DataFrame) -> str:
+    """The verdict on one claim, by its id."""
+    return judge(next(claim for claim in CLAIMS if claim.id == claim_id), records).verdict
+
+
+def judged(records: pd.DataFrame) -> pd.DataFrame:
+    """One row per claim and profile: id, claim, rule, profile, seeds, measured, verdict, chapter, figure."""
+    out = []
+    for profile, of_profile in records.groupby("profile", sort=False):
+        for claim in CLAIMS:
+            found: Judgement = judge(claim, of_profile)
+            row = (claim.id, claim.text, claim.rule, profile, found.seeds, found.measured(), found.verdict)
+            out.append((*row, claim.chapter, claim.figure))
+    return pd.DataFrame(out, columns=COLUMNS)
+
+
+def verdicts(records: pd.DataFrame, chapter: str):
+    """The claims of one chapter as a styled table, verdicts coloured."""
+    table = judged(records)
+    shown = table[table.chapter == chapter][["id", "claim", "rule", "measured", "verdict"]]
+    return coloured(shown, ["verdict"]).set_table_attributes('class="claims"')
+
+
+def overview(table: pd.DataFrame):
+    """Claims by row, profiles by column, verdicts coloured: from ``judged``."""
+    wide = table.pivot_table(index=["id", "claim"], columns="profile", values="verdict", aggfunc="first", sort=False)
+    wide = wide.fillna("not run").reset_index().rename_axis(columns=None)
+    return coloured(wide, list(wide.columns[2:]))
+
+
+def coloured(table: pd.DataFrame, columns: list[str]):
+    """A styled table whose verdicts, in these columns, are coloured."""
+    return table.style.hide(axis="index").map(_ground, subset=columns)
+
+
+def as_markdown(table: pd.DataFrame) -> str:
+    """A box per claim, labelled claim-<id>: its rule, and per profile the measured figures and the verdict."""
+    out = []
+    ways = {claim.id: claim.right_way for claim in CLAIMS}
+    for claim, rows in table.groupby("id", sort=False):
+        first = rows.iloc[0]
+        out += [
+            f"(claim-{claim.lower().replace(' ', '-')})=",
+            f":::{{admonition}} {claim} · {first.claim}",
+            ":class: note",
+        ]
+        out.append(f"Holds when {first.rule}. See [the figure](#{first.figure}).\n")
+        out.append(f"Points the right way when: {ways[claim]}.\n")
+        out += [f"- *{r.profile}*, {seeds(r.seeds)}: **{r.verdict}**. {r.measured}" for r in rows.itertuples()]
+        out.append(":::\n")
+    return "\n".join(out)
+
+
+def seeds(count: int) -> str:
+    """A number of seeds in words, as it stands beside a verdict."""
+    return {0: "no record", 1: "one seed", 2: "two seeds"}.get(count, f"{count} seeds")
+
+
+def _ground(verdict: str) -> str:
+    return f"background-color: {GROUND[verdict]}; color: #1a1a1a; white-space: nowrap"
+
+
+def sources(profile: str) -> pd.DataFrame:
+    """Where a profile's records came from: one row per chapter."""
+    rows = {
+        o["chapter"]: {
+            "models": len(o["recipes"]), "seconds": o["seconds"], "device": o["device"],
+            "torch": o["versions"]["torch"], "commit": o["commit"],
+        }
+        for o in origins(own(profile))
+    }  # fmt: skip
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("chapter")
+
+
+def costs(profile: str) -> pd.DataFrame:
+    """What every recorded profile took: models, seconds of training and of whole pages, memory, device."""
+    rows = {}
+    for found in filter(None, map(origins, places(profile))):
+        training = {key: seconds for o in found for key, seconds in o["training_seconds"].items()}
+        rows[found[0]["name"]] = {
+            "models": len(training),
+            "training, s": round(sum(training.values())),
+            "pages, s": round(sum(o["seconds"] for o in found)),
+            "largest process, GB": max(o.get("peak_memory_gb", float("nan")) for o in found),
+            "device": found[0]["device"],
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("profile")

@@ -1,0 +1,71 @@
+"""A page: one chapter under one set of parameters, by name, and the numbers in its prose."""
+
+import ast
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from ..runtime import home
+
+LITERALS = (str, int, float, bool, type(None), list)
+
+
+@dataclass(frozen=True)
+class Page:
+    """A chapter and every parameter it runs with."""
+
+    chapter: str
+    parameters: dict
+
+    @property
+    def profile(self) -> str:
+        """The profile that it started from."""
+        return self.parameters.get("profile", "digits")
+
+    @property
+    def name(self) -> str:
+        """The profile, and in words whatever differs from it: "digits", "digits, epsilon 0.1"."""
+        usual = baseline(self.chapter, self.profile)
+        changed = {k: v for k, v in self.parameters.items() if k != "profile" and usual.get(k, v) != v}
+        return ", ".join([self.profile, *(f"{name} {value}" for name, value in sorted(changed.items()))])
+
+
+def page(chapter: str, variables: dict) -> Page:
+    """The page that a chapter is running as: ``page = nc.page("attacks", globals())``, right below the parameters.
+
+    Of ``variables`` the chapter's own parameters are picked, or, where there is no checkout, all literals.
+    """
+    notebook = home() / "book" / f"{chapter}.ipynb"
+    known = literals(notebook) if notebook.exists() else {n for n in variables if n != "In" and not n.startswith("_")}
+    return Page(chapter, {n: variables[n] for n in known if n in variables and type(variables[n]) in LITERALS})
+
+
+@cache
+def literals(notebook: Path, tag: str = "parameters") -> dict:
+    """The literals of a notebook's ``parameters`` cell, or of one with another tag (empty where it has none)."""
+    cells = json.loads(notebook.read_text())["cells"]
+    code = next(("".join(c["source"]) for c in cells if tag in c["metadata"].get("tags", [])), "")
+    return {s.targets[0].id: ast.literal_eval(s.value) for s in ast.parse(code).body if isinstance(s, ast.Assign)}
+
+
+def baseline(chapter: str, profile: str) -> dict:
+    """A chapter's parameters as a profile has them; nothing where there is no checkout to tell."""
+    notebook, file = home() / "book" / f"{chapter}.ipynb", home() / "profiles" / f"{profile}.yml"
+    if not notebook.exists():
+        return {}
+    usual = dict(literals(notebook))
+    if file.exists():
+        import yaml  # here, as only a checkout has profiles to read
+
+        usual |= {name: value for name, value in (yaml.safe_load(file.read_text()) or {}).items() if name in usual}
+    return usual
+
+
+def glue(prefix: str, **values) -> None:
+    """Values for the prose of a page: ``glue("attack", nc1_clean=x)`` fills ``{glue:text}`attack-nc1-clean```."""
+    from myst_nb import glue as put  # here, as only chapters need it
+
+    for name, value in values.items():
+        plain = value if isinstance(value, str) or hasattr(value, "_repr_markdown_") else float(value)
+        put(f"{prefix}-{name.replace('_', '-')}", plain, display=False)
