@@ -145,6 +145,15 @@ def heatmap(matrix: np.ndarray, labels: Sequence[str], low: float, high: float, 
     return axis.figure if ax is not None else _closed(axis.figure)
 
 
+def heatmaps(matrices: dict[str, np.ndarray], labels: Sequence[str], low: float, high: float) -> plt.Figure:
+    """Class-by-class matrices side by side, each under its name."""
+    size = (WIDTH, WIDTH / len(matrices) - 0.4)
+    figure, axes = plt.subplots(1, len(matrices), figsize=size, squeeze=False, layout="constrained")
+    for axis, (name, matrix) in zip(axes.flat, matrices.items()):
+        heatmap(matrix, labels, low, high, name, axis)
+    return _closed(figure)
+
+
 class Plane:
     """The plane through three points (3, d): origin at their centre, first axis towards the first of them."""
 
@@ -156,6 +165,20 @@ class Plane:
     def __call__(self, points: np.ndarray) -> np.ndarray:
         """Orthogonal projection of (N, d) points: (N, 2)."""
         return (points - self.origin) @ self.axes
+
+
+def frames(films: dict[str, np.ndarray], labels: np.ndarray, three: Sequence[int]) -> list[tuple]:
+    """A film's frames: for each title the features (N, d) of three classes in the plane of their own class means.
+
+    Each frame is (title, points (n, 2), class 0..2 of each point (n,), means (3, 2)), as ``filmstrip`` takes them.
+    """
+    shown, out = np.isin(labels, three), []
+    classes = np.searchsorted(three, labels[shown])
+    for title, h in films.items():
+        means = np.stack([h[labels == c].mean(0) for c in three])
+        plane = Plane(means)
+        out.append((title, plane(h[shown]), classes, plane(means)))
+    return out
 
 
 def filmstrip(frames: Sequence[tuple], labels: Sequence[str]) -> plt.Figure:

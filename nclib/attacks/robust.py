@@ -4,7 +4,7 @@ from collections.abc import Callable
 from math import inf
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ..models import in_mode
 from .pgd import check_attack, pgd

@@ -1,1 +1,1 @@
-"""Evidence: records of what was measured, claims with fixed thresholds, a judge, a ledger, and where it all came from."""
+"""Evidence: records of what was measured, claims with fixed thresholds, a judge, a ledger, and their origins."""

@@ -67,5 +67,5 @@ def glue(prefix: str, **values) -> None:
     from myst_nb import glue as put  # here, as only chapters need it
 
     for name, value in values.items():
-        plain = value if isinstance(value, str) or hasattr(value, "_repr_markdown_") else float(value)
+        plain = value.item() if hasattr(value, "item") else value  # a number of numpy's or torch's, as Python's own
         put(f"{prefix}-{name.replace('_', '-')}", plain, display=False)

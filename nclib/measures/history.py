@@ -29,20 +29,21 @@ def history(run, views: Sequence[str] | None = None, split: str | None = None, *
     options = {name: getattr(run.recipe, name) for name in ("epsilon", "norm", "step", "steps", "seed")}
     settings = {"version": VERSION, "views": names, "splits": [split] if split else ["train", "test"]}
     settings |= {"test_per_class": run.recipe.test_per_class, "attack": options | attack, "dtype": run.dtype}
-    if names != ["clean"]:
+    if names == ["clean"]:
+        settings["attack"] = {}
+    elif "untargeted" in names and "train" in settings["splits"]:
         settings["perturbations"] = run.recipe.perturbations
     file = run.path / "measures" / f"{sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]}.csv"
     file.parent.mkdir(exist_ok=True)
     with alone(file.with_suffix(".lock"), run.recipe.label):
-        table = _cached(file, settings)
-        left = [epoch for epoch in run.epochs if epoch not in set(table.epoch)]
+        tables = [_cached(file, settings)]
+        left = [epoch for epoch in run.epochs if epoch not in set(tables[0].epoch)]
         for epoch in progress(left, f"{run.recipe.label}: measures", len(left)):
-            table = pd.concat(
-                [table, _measured(run, epoch, settings)] if len(table) else [_measured(run, epoch, settings)]
-            )
-            _cache(file, settings, table)
+            tables.append(_measured(run, epoch, settings))
+            _cache(file, settings, pd.concat([t for t in tables if len(t)]))
     seconds = [(epoch, "train", "clean", "seconds", run.origin["seconds"][str(epoch)]) for epoch in run.epochs]
-    return pd.concat([table, pd.DataFrame(seconds, columns=COLUMNS)], ignore_index=True)
+    tables.append(pd.DataFrame(seconds, columns=COLUMNS))
+    return pd.concat([t for t in tables if len(t)], ignore_index=True)
 
 
 def _measured(run, epoch: int, settings: dict) -> pd.DataFrame:
@@ -50,7 +51,7 @@ def _measured(run, epoch: int, settings: dict) -> pd.DataFrame:
     for split in settings["splits"]:
         for view in views(model, run.data, split=split, names=settings["views"], precision=run.dtype, **options):
             seen.append((view, *outputs(model, view)))
-    if settings.get("perturbations") == "stale" and epoch and "train" in settings["splits"]:
+    if settings.get("perturbations") == "stale" and epoch:  # before training there is nothing stale
         place = next(i for i, (view, *_) in enumerate(seen) if (view.split, view.name) == ("train", "untargeted"))
         labels, features, logits = run.stale(epoch)
         seen[place] = (View("untargeted", labels, labels), features, logits)

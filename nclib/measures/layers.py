@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from ..data import pixels
 from ..models import in_mode
-from .exact import ClassMeans, MeansPass, WithinPass, class_means, combined, similarity, weight_measures
+from .exact import WithinPass, combined, weight_measures
+from .means import ClassMeans, MeansPass, class_means
+from .simplex import similarity
 from .views import View
 
 COLUMNS = ["split", "view", "layer", "measure", "value"]
