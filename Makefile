@@ -2,7 +2,7 @@ PROFILE ?= digits
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: book test lint record serve lab bench pdf compare exercises kit clean help
+.PHONY: book test check lint record serve lab bench pdf compare exercises kit clean help
 
 .venv/installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -15,18 +15,21 @@ BIN := .venv/bin
 	touch $@
 
 book: .venv/installed  ## execute every chapter under PROFILE and render the site
-	@$(BIN)/python -m nclib book --profile $(PROFILE)
+	@$(BIN)/python -m press book --profile $(PROFILE)
 
 test: .venv/cluster lint  ## everything that CI runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
+check: .venv/cluster lint  ## in a minute: every test that starts no kernel, browser or cluster
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not expensive"
+
 lint: .venv/installed
-	$(BIN)/ruff check --output-format=concise nclib tests benchmarks book templates
-	$(BIN)/ruff format --check nclib tests benchmarks
-	$(BIN)/nbstripout --keep-id --verify book/*.ipynb templates/*.ipynb
+	$(BIN)/ruff check --output-format=concise nclib press tests benchmarks book
+	$(BIN)/ruff format --check nclib press tests benchmarks
+	$(BIN)/nbstripout --keep-id --verify book/*.ipynb press/templates/*.ipynb
 
 record: .venv/installed  ## copy a finished book's evidence to results/PROFILE
-	@$(BIN)/python -m nclib record --profile $(PROFILE)
+	@$(BIN)/python -m press record --profile $(PROFILE)
 
 serve: book  ## render, then serve the site on http://localhost:8000
 	$(BIN)/python -m http.server --directory _build/$(PROFILE)/site/_build/html --bind localhost 8000
@@ -38,13 +41,13 @@ bench: .venv/cluster  ## every benchmark, one after the other
 	@for file in benchmarks/*.py; do OMP_NUM_THREADS=1 $(BIN)/python $$file || exit 1; done
 
 pdf: book  ## the whole book for print: _build/PROFILE/book.pdf (needs chromium)
-	@$(BIN)/python -m nclib pdf --profile $(PROFILE)
+	@$(BIN)/python -m press pdf --profile $(PROFILE)
 
 compare: .venv/installed  ## two runs side by side: make compare A=digits B=mine/attacks-0.1.ipynb
-	@$(BIN)/python -m nclib compare "$(A)" "$(B)"
+	@$(BIN)/python -m press compare "$(A)" "$(B)"
 
 exercises: .venv/installed  ## the chapters without their solutions, in _build/exercises
-	@$(BIN)/python -m nclib exercises
+	@$(BIN)/python -m press exercises
 
 kit:  ## pack code and wheels for a machine without internet (options: kit/pack.sh)
 	@PYTHON=$(PYTHON) kit/pack.sh

@@ -9,9 +9,14 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 
-from .. import claims, records
-from ..provenance import home
-from .execute import BookError, chapters, defaults, report, source
+from nclib.evidence.ledger import judged
+from nclib.evidence.pages import literals
+from nclib.evidence.records import COLUMNS, read
+from nclib.runtime import home
+
+from . import BookError
+from .execute import report
+from .profiles import chapters, source
 from .site import drawing
 
 MATCHED = ["chapter", "model", "split", "layer", "view", "measure"]
@@ -26,7 +31,7 @@ class Side:
     records: pd.DataFrame
 
 
-def compare(a: str, b: str) -> Path:
+def write_page(a: str, b: str) -> Path:
     """Write ``_build/compare/index.html``, a page that needs nothing beside it. Raises BookError as ``sides`` does."""
     sides(a, b)
     page = home() / "_build" / "compare" / "index.ipynb"
@@ -38,17 +43,18 @@ def sides(a: str, b: str) -> tuple[Side, Side]:
 
     Raises BookError, in one line, where one of them is missing, lacks its records, or no chapter is in both.
     """
-    found = _pages(a), _pages(b)
-    common = [chapter for chapter in chapters() if all(chapter in pages for pages in found)]
+    found = {name: _pages(name) for name in (a, b)}
+    common = [chapter for chapter in chapters() if all(chapter in pages for pages in found.values())]
     if not common:
-        raise BookError(f"no chapter in common: {a} has {', '.join(found[0])}; {b} has {', '.join(found[1])}")
-    one, two = (Side(n, p := {c: pages[c] for c in common}, _records(p)) for n, pages in zip((a, b), found))
+        raise BookError(f"no chapter in common: {a} has {', '.join(found[a])}; {b} has {', '.join(found[b])}")
     for chapter in common:
-        if _table(one.pages[chapter], chapter) == _table(two.pages[chapter], chapter):
-            raise BookError(f"{a} and {b} lie in one folder and share its records: run each into a folder of its own")
-        for lacking, other in ((one, two), (two, one)):
-            if chapter in set(other.records.chapter) - set(lacking.records.chapter):
-                raise BookError(f"{lacking.name}: no records in {_table(lacking.pages[chapter], chapter)}")
+        one, two = (pages[chapter].resolve() for pages in (found[a], found[b]))
+        if one == two:
+            raise BookError(f"{a} and {b} are one run of {chapter}: name two")
+        for name, lacking, other in ((a, _table(one), _table(two)), (b, _table(two), _table(one))):
+            if other.exists() and not lacking.exists():
+                raise BookError(f"{name}: no records in {lacking}")
+    one, two = (_side(name, {chapter: found[name][chapter] for chapter in common}) for name in (a, b))
     return one, two
 
 
@@ -69,39 +75,33 @@ def _pages(name: str) -> dict[str, Path]:
 
 
 def _title(file: Path) -> str:
-    found = re.search(r"^# (.+)$", "\n".join(c.source for c in _cells(file) if c.cell_type == "markdown"), re.M)
+    prose = "\n".join(cell.source for cell in nbformat.read(file, 4).cells if cell.cell_type == "markdown")
+    found = re.search(r"^# (.+)$", prose, re.M)
     return found[1] if found else ""
 
 
-def _cells(file: Path) -> list:
-    return nbformat.read(file, 4).cells
-
-
-def _table(page: Path, chapter: str) -> Path:
+def _table(page: Path) -> Path:
     """Where a page's records lie: beside it, or, in a made book, in the folder next to its own."""
     folder = page.parent.with_name("records") if page.parent.name == "pages" else page.parent
-    return (folder / f"{chapter}.csv").resolve()
+    return folder / f"{page.stem}.csv"
 
 
-def _records(pages: dict[str, Path]) -> pd.DataFrame:
-    frames = [records.load(_table(page, chapter).parent) for chapter, page in pages.items()]
-    picked = [frame[frame.chapter == chapter] for frame, chapter in zip(frames, pages)]
-    return pd.concat([frame for frame in picked if len(frame)] or picked[:1], ignore_index=True)
+def _side(name: str, pages: dict[str, Path]) -> Side:
+    """One of the two, all its records under the one name."""
+    frames = [read(_table(page)) for page in pages.values() if _table(page).exists()]
+    frames = frames or [pd.DataFrame(columns=COLUMNS)]
+    return Side(name, pages, pd.concat(frames, ignore_index=True).assign(profile=name))
 
 
 def parameters(a: Side, b: Side) -> pd.DataFrame:
     """The parameters that differ: one row per name and pair of values, with the chapters where they do."""
     found: dict[tuple[str, str, str], list[str]] = {}
     for chapter in a.pages:
-        one, two = (_parameters(side.pages[chapter]) for side in (a, b))
+        one, two = (literals(p) | literals(p, "injected-parameters") for p in (a.pages[chapter], b.pages[chapter]))
         for name in (name for name in one | two if one.get(name) != two.get(name)):
             found.setdefault((name, repr(one.get(name)), repr(two.get(name))), []).append(chapter)
     rows = [(*key, ", ".join(names)) for key, names in found.items()]
     return pd.DataFrame(rows, columns=["parameter", "A", "B", "chapters"])
-
-
-def _parameters(page: Path) -> dict:
-    return defaults(page) | defaults(page, "injected-parameters")
 
 
 def measures(a: Side, b: Side) -> pd.DataFrame:
@@ -117,10 +117,10 @@ def _last(frame: pd.DataFrame) -> pd.Series:
 
 def verdicts(a: Side, b: Side) -> pd.DataFrame:
     """The claims of the compared chapters, with both verdicts and the figures behind them."""
-    one, two = (claims.ledger(side.records).set_index("id") for side in (a, b))
+    one, two = (judged(side.records).set_index("id") for side in (a, b))
     one = one[one.chapter.isin(a.pages)]
-    table = one[["claim"]].assign(A=one.verdict, B=two.verdict, **{"measured, A": one.measured})
-    return table.assign(**{"measured, B": two.measured}).reset_index()
+    both = one[["claim"]].assign(A=one.verdict, B=two.verdict, **{"measured, A": one.measured})
+    return both.assign(**{"measured, B": two.measured}).reset_index()
 
 
 def figures(a: Side, b: Side, chapter: str) -> str:
@@ -136,7 +136,7 @@ def figures(a: Side, b: Side, chapter: str) -> str:
 def _figures(page: Path) -> dict[str, tuple[str, str]]:
     """Name -> image and caption, as HTML. Images, not inline drawings: those of two runs use the same ids."""
     found = {}
-    for described in [cell.metadata.mystnb for cell in _cells(page) if "mystnb" in cell.metadata]:
+    for described in [cell.metadata.mystnb for cell in nbformat.read(page, 4).cells if "mystnb" in cell.metadata]:
         if (svg := drawing(page, described.figure.name)) is None:
             continue
         data = b64encode(svg.encode()).decode()

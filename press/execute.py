@@ -1,131 +1,58 @@
-"""Profiles, parameters and papermill: from chapter sources to executed copies to a site."""
+"""Papermill: from a notebook and parameters to an executed copy, made again only where something changed."""
 
 import ast
-import hashlib
 import json
 import logging
 import os
-import shutil
-import subprocess
-import sys
 import time
 from functools import cache
+from hashlib import sha256
 from html import escape
 from pathlib import Path
+from string import Template
 
 import nbformat
 import papermill
-import yaml
 from nbclient.exceptions import DeadKernelError
 
-from .. import claims, records
-from ..files import write
-from ..progress import alone
-from ..provenance import home, versions
-from ..recipe import CHOICES
-from .site import BookError, render
+import nclib
+from nclib.evidence.provenance import versions
+from nclib.runtime import alone, home, write
 
-MARK = ("<!-- verdicts -->", "<!-- end of verdicts -->")  # what lies between them in the README is written by record
-LEDGER = "ledger"  # reads what the other chapters recorded, so it runs last
-
-
-def book_folder() -> Path:
-    folder = home() / "book"
-    if not folder.is_dir():
-        raise BookError(f"no book folder in {home()}: run this inside the checkout, or set NCLIB_HOME")
-    return folder
-
-
-def chapters() -> list[str]:
-    """Names of the notebooks in ``_toc.yml``, in reading order."""
-    toc = yaml.safe_load((book_folder() / "_toc.yml").read_text())
-    files = [c["file"] for part in toc["parts"] for c in part["chapters"]]
-    return [name for name in files if (book_folder() / f"{name}.ipynb").exists()]
-
-
-def source(chapter: str) -> Path:
-    name = Path(chapter).stem
-    if name not in chapters():
-        raise BookError(f"unknown chapter {chapter!r}; choose one of {', '.join(chapters())}")
-    return book_folder() / f"{name}.ipynb"
-
-
-@cache
-def defaults(notebook: Path, tag: str = "parameters") -> dict:
-    """The literals of a notebook's ``parameters`` cell, or of one with another tag (empty where it has none)."""
-    cells = nbformat.read(notebook, 4).cells
-    code = next((c.source for c in cells if tag in c.metadata.get("tags", [])), "")
-    return {s.targets[0].id: ast.literal_eval(s.value) for s in ast.parse(code).body if isinstance(s, ast.Assign)}
-
-
-def profile_names() -> list[str]:
-    return sorted(file.stem for file in (home() / "profiles").glob("*.yml"))
-
-
-def read_profile(name: str) -> dict:
-    """A profile's parameters. BookError for an unknown profile, name, or type, or a data set that is not there."""
-    file = home() / "profiles" / f"{name}.yml"
-    if not file.exists():
-        raise BookError(f"unknown profile {name!r}; choose one of {', '.join(profile_names())}")
-    values = yaml.safe_load(file.read_text()) or {}
-    known = {}
-    for chapter in chapters():
-        known |= defaults(source(chapter))
-    check(values, known, f"profile {name}")
-    return values | {"profile": name}
-
-
-def check(values: dict, known: dict, where: str) -> None:
-    """Refuse an unknown parameter, a wrong type or an unknown choice, naming the choices, before any work."""
-    for name, value in values.items():
-        if name not in known:
-            raise BookError(f"{where}: unknown parameter {name!r}; choose from {', '.join(sorted(known))}")
-        if not _fits(value, known[name]):
-            kind = {int: "int", type(None): "int or None", list: "a list of int"}.get(type(known[name]))
-            raise BookError(f"{where}: {name} must be {kind or type(known[name]).__name__}, not {value!r}")
-        if name in ("epsilon", "step") and value < 0:
-            raise BookError(f"{where}: {name} must be 0 or more, not {value!r}")
-        if value not in CHOICES.get(name, (value,)):
-            raise BookError(f"{where}: unknown {name} {value!r}; choose one of {', '.join(CHOICES[name])}")
-    if "NCLIB_DATA" in os.environ and not Path(os.environ["NCLIB_DATA"]).is_dir():
-        raise BookError(f"data folder {os.environ['NCLIB_DATA']!r} does not exist; make it, or unset NCLIB_DATA")
-
-
-def _fits(value, default) -> bool:
-    """Is a value of the default's type? An int may stand for a float, None marks an optional int."""
-    if default is None:
-        return value is None or type(value) is int
-    if isinstance(default, list):
-        return isinstance(value, list) and bool(value) and all(type(v) is int for v in value)
-    return type(value) in ((float, int) if type(default) is float else (type(default),))
-
-
-def parameters(chapter: str, profile: str, overrides: dict) -> dict:
-    """What papermill injects into one chapter: the profile's share of its parameters, then the overrides."""
-    known = defaults(source(chapter))
-    check(overrides, known, f"chapter {source(chapter).stem}")
-    values = {k: v for k, v in read_profile(profile).items() if k in known} | overrides
-    return {name: value for name, value in values.items() if value != known[name]}
+from . import TEMPLATES, BookError
+from .profiles import LEDGER, book_folder, parameters, source
 
 
 def execution_key(chapter: str, values: dict, place: Path) -> str:
     """Hash of all that an executed copy depends on: source, parameters, library, data root, versions, records."""
-    library = sorted(f for f in Path(claims.__file__).parent.iterdir() if f.is_file())
-    here = [*place.glob("*.csv"), *(place / "records").glob("*.csv")]
-    recorded = sorted([*here, *(home() / "results").glob("*/records/*.csv")])
-    files = [source(chapter), *library, *(recorded if source(chapter).stem == LEDGER else [])]
-    digest = hashlib.sha256(json.dumps([values, versions(), os.environ.get("NCLIB_DATA")], sort_keys=True).encode())
-    for file in files:
-        digest.update(file.read_bytes())
+    given = [values, versions(), os.environ.get("NCLIB_DATA"), library_key(Path(nclib.__file__).parent)]
+    digest = sha256(json.dumps(given, sort_keys=True).encode() + source(chapter).read_bytes())
+    if source(chapter).stem == LEDGER:
+        here = [*place.glob("*.csv"), *(place / "records").glob("*.csv")]
+        for file in sorted([*here, *(home() / "results").glob("*/records/*.csv")]):
+            digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
-def _place(chapter: str, profile: str, output: Path | None) -> tuple[Path, Path]:
-    """A run's folder, with its stamp, log and failed copy, and its page: the profile's own, or the one asked for."""
-    if output:
-        return output.resolve().parent, output.resolve()
-    place = home() / "_build" / profile
-    return place, place / "pages" / f"{source(chapter).stem}.ipynb"
+@cache
+def library_key(folder: Path) -> str:
+    """Hash of a library as Python reads it: its syntax trees, and the bytes of its files in other languages."""
+    digest = sha256()
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and "__pycache__" not in file.parts:
+            content = syntax(file.read_text()).encode() if file.suffix == ".py" else file.read_bytes()
+            digest.update(f"{file.relative_to(folder)}\0".encode() + content)
+    return digest.hexdigest()
+
+
+def syntax(code: str) -> str:
+    """A module's syntax tree as text: comments, docstrings and layout leave no trace in it."""
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+        if documented and ast.get_docstring(node) is not None:
+            node.body.pop(0)
+    return ast.dump(tree)
 
 
 def unchanged(chapter: str, profile: str, overrides: dict | None = None, output: Path | None = None) -> bool:
@@ -138,6 +65,14 @@ def unchanged(chapter: str, profile: str, overrides: dict | None = None, output:
     return json.loads(stamp.read_text())["key"] == key
 
 
+def _place(chapter: str, profile: str, output: Path | None) -> tuple[Path, Path]:
+    """The folder of a page's stamp, log and failed copy, and the page: the profile's own, or the one asked for."""
+    if output:
+        return output.resolve().parent, output.resolve()
+    place = home() / "_build" / profile
+    return place, place / "pages" / f"{source(chapter).stem}.ipynb"
+
+
 def run_chapter(chapter: str, profile: str, overrides: dict | None = None, output: Path | None = None) -> Path:
     """Execute one chapter into ``_build/<profile>/pages``, or, records and all, to ``output`` and its folder.
 
@@ -147,28 +82,30 @@ def run_chapter(chapter: str, profile: str, overrides: dict | None = None, outpu
     """
     values = parameters(chapter, profile, overrides or {})
     place, page = _place(chapter, profile, output)
-    recorded = place if output else place / "records"
-    log, failed = place / f"{page.stem}.log", place / "failed" / page.name
-    stamp = place / "stamps" / f"{page.stem}.json"
-    for folder in (page.parent, stamp.parent, failed.parent, recorded):
+    failed, stamp = place / "failed" / page.name, place / "stamps" / f"{page.stem}.json"
+    for folder in (page.parent, stamp.parent, failed.parent):
         folder.mkdir(parents=True, exist_ok=True)
     with alone(stamp.with_suffix(".lock"), page.stem):
-        if unchanged(chapter, profile, overrides, output):
-            return page
-        key = execution_key(chapter, values, place)
-        log.unlink(missing_ok=True)
-        os.environ |= {"NCLIB_HOME": str(home()), "NCLIB_LOG": str(log), "NCLIB_RECORDS": str(recorded)}
-        began = time.time()
-        run_notebook(source(chapter), failed, values, cwd=book_folder())
-        os.replace(failed, page)
-        write(stamp, json.dumps({"key": key, "seconds": round(time.time() - began, 1)}))
+        if not unchanged(chapter, profile, overrides, output):
+            began, key = time.time(), execution_key(chapter, values, place)
+            _tell_kernels(place / f"{page.stem}.log", (place if output else place / "records") / page.stem)
+            run_notebook(source(chapter), failed, values, cwd=book_folder())
+            os.replace(failed, page)
+            write(stamp, json.dumps({"key": key, "seconds": round(time.time() - began, 1)}))
     return page
+
+
+def _tell_kernels(told: Path, recorded: Path) -> None:
+    """By the environment: where the house is, which file to tell in how far they are, which to leave records in."""
+    recorded.parent.mkdir(parents=True, exist_ok=True)
+    told.unlink(missing_ok=True)
+    os.environ |= {"NCLIB_HOME": str(home()), "NCLIB_LOG": str(told), "NCLIB_RECORDS": str(recorded)}
 
 
 def run_notebook(notebook: Path, copy: Path, values: dict, cwd: Path) -> None:
     """Execute a notebook of the house into a tidy copy. BookError with the cell's own error when a cell raises."""
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it would say is said below, in one line
-    name = notebook.relative_to(home())
+    name = f"{notebook.parent.name}/{notebook.name}"
     try:
         papermill.execute_notebook(
             notebook, copy, values, kernel_name="python3", cwd=cwd, progress_bar=False,
@@ -182,24 +119,6 @@ def run_notebook(notebook: Path, copy: Path, values: dict, cwd: Path) -> None:
     nbformat.write(_tidy(nbformat.read(copy, 4)), copy)
 
 
-def report(template: str, page: Path, values: dict, title: str, cwd: Path) -> Path:
-    """Execute a notebook of ``templates/``, and write it, code hidden, as an HTML page that needs nothing beside it."""
-    from nbconvert import HTMLExporter  # here, as most commands would wait for it and not use it
-
-    page.parent.mkdir(parents=True, exist_ok=True)
-    os.environ["NCLIB_HOME"] = str(home())
-    partial, html = page.with_suffix(".part.ipynb"), page.with_suffix(".html")
-    run_notebook(home() / "templates" / f"{template}.ipynb", partial, values, cwd)
-    os.replace(partial, page)
-    exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_output_prompt=True)
-    style = (home() / "templates" / "page.css").read_text()
-    viewport = '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    head = f'<meta charset="utf-8">{viewport}<title>{escape(title)}</title><style>{style}</style>'
-    body, _ = exporter.from_filename(str(page))
-    write(html, f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>')
-    return html
-
-
 def _tidy(notebook):
     """An executed copy without papermill's paths and timings, and without what went to stderr."""
     for part in (notebook, *notebook.cells):
@@ -210,100 +129,16 @@ def _tidy(notebook):
     return notebook
 
 
-def run_all(profile: str, jobs: int) -> None:
-    """Execute every changed chapter, ``jobs`` at a time, each in a process of its own; a line for each."""
-    read_profile(profile)
-    place = home() / "_build" / profile
-    queue = sorted((c for c in chapters() if c != LEDGER), key=_order)
-    for wave in (queue, [LEDGER] if LEDGER in chapters() else []):
-        running: dict[str, subprocess.Popen] = {}
-        while wave or running:
-            while wave and len(running) < jobs:
-                name = wave.pop(0)
-                if unchanged(name, profile):
-                    print(f"  {name:24s} unchanged", flush=True)
-                else:
-                    running[name] = _start(name, profile, jobs)
-            time.sleep(0.2 if running else 0)
-            _show(place, running)
-            for name in [name for name, process in running.items() if process.poll() is not None]:
-                process = running.pop(name)
-                if process.returncode:
-                    for other in running.values():
-                        other.terminate()
-                    words = process.stderr.read().decode().strip()
-                    raise BookError(words or f"{name}: process ended with {process.returncode}")
-                seconds = json.loads((place / "stamps" / f"{name}.json").read_text())["seconds"]
-                print(f"  {name:24s} {seconds:6.1f} s", flush=True)
+def report(template: str, page: Path, values: dict, title: str, cwd: Path) -> Path:
+    """Execute a notebook of ``templates/``, and write it, code hidden, as an HTML page that needs nothing beside it."""
+    from nbconvert import HTMLExporter  # here, as most commands would wait for it and not use it
 
-
-def _order(chapter: str) -> int:
-    """Chapters that train longest start first (``nclib: {"order": n}`` in a notebook's metadata)."""
-    return nbformat.read(source(chapter), 4).metadata.get("nclib", {}).get("order", 9)
-
-
-def _start(chapter: str, profile: str, jobs: int) -> subprocess.Popen:
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // jobs))
-    environment = os.environ | {"OMP_NUM_THREADS": threads}
-    command = [sys.executable, "-m", "nclib", "run", chapter, "--profile", profile]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
-
-
-def _show(place: Path, running: dict) -> None:
-    """The latest word of every running chapter."""
-    words = []
-    for name in running:
-        log = place / f"{name}.log"
-        last = log.read_text().replace("\r", "\n").strip().splitlines()[-1:] if log.exists() else []
-        words.append(f"{name}: {' '.join(last)[:60]}")
-    moving_line(" | ".join(words))
-
-
-def moving_line(words: str) -> None:
-    """In a terminal, one line that the next one takes the place of; elsewhere nothing."""
-    if sys.stderr.isatty():
-        width = shutil.get_terminal_size().columns - 1
-        print("\r" + words[:width].ljust(width), end="\r", file=sys.stderr, flush=True)
-
-
-def book(profile: str, jobs: int | None = None) -> Path:
-    """The whole way: execute every chapter, render the site, print seconds, verdicts and the path."""
-    began = time.time()
-    jobs = jobs or max(1, min(2, os.cpu_count() or 1))
-    print(f"profile {profile}: {len(chapters())} chapters, {jobs} at a time", flush=True)
-    run_all(profile, jobs)
-    index = render(profile)
-    table = claims.ledger(records.load(home() / "_build" / profile / "records"))
-    print("\nclaims:")
-    for row in table.itertuples():
-        print(f"  {row.id:13s} {row.verdict:14s} {row.claim}")
-    print(f"\n{time.time() - began:.0f} s in all\n{index}")
-    return index
-
-
-def record(profile: str) -> Path:
-    """Commit-ready evidence of a finished book: executed chapters and records to ``results/<profile>/``.
-
-    For digits the README's verdicts and picture follow. BookError where the book has not been made.
-    """
-    place, results = home() / "_build" / profile, home() / "results" / profile
-    if not (place / "site").exists():
-        raise BookError(f"nothing to record: run 'make book PROFILE={profile}' first")
-    table = claims.ledger(records.load(place / "records"))
-    for kind, pattern in (("records", "*.*"), ("pages", "*.ipynb")):
-        shutil.rmtree(results / kind, ignore_errors=True)
-        (results / kind).mkdir(parents=True)
-        for file in (place / kind).glob(pattern):
-            shutil.copy2(file, results / kind)
-    if profile == "digits":
-        readme = home() / "README.md"
-        before, after = readme.read_text().split(MARK[0])[0], readme.read_text().split(MARK[1])[1]
-        readme.write_text(before + MARK[0] + "\n" + verdict_table(table) + MARK[1] + after)
-        shutil.copy2(place / "source" / "_static" / "picture.svg", results)
-    return results
-
-
-def verdict_table(table) -> str:
-    """The README's table of verdicts, in Markdown."""
-    lines = [f"| {row.id} | {row.claim} | **{row.verdict}** |\n" for row in table.itertuples()]
-    return "| | claim | on digits |\n|---|---|---|\n" + "".join(lines)
+    os.environ["NCLIB_HOME"] = str(home())
+    page.parent.mkdir(parents=True, exist_ok=True)
+    partial, html = page.with_suffix(".part.ipynb"), page.with_suffix(".html")
+    run_notebook(TEMPLATES / f"{template}.ipynb", partial, values, cwd)
+    os.replace(partial, page)
+    exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_output_prompt=True)
+    outline = Template((TEMPLATES / "page.html").read_text())
+    write(html, outline.substitute(title=escape(title), body=exporter.from_filename(str(page))[0]))
+    return html

@@ -6,9 +6,9 @@ from pathlib import Path
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
-from ..files import write
-from ..provenance import home
-from .execute import chapters, source
+from nclib.runtime import home, write
+
+from .profiles import chapters, source
 
 SOLUTION = re.compile(r"^`{3,}\{solution-(?:start|end)\}[^`]*`{3,}$", re.M)  # starts and ends take turns
 EXERCISE = re.compile(r"^(`{3,})\{exercise\} (.+)\n(?::.*\n)*((?s:.*?))^\1$", re.M)

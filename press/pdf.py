@@ -3,13 +3,15 @@
 import shutil
 import subprocess
 from pathlib import Path
+from string import Template
 
 import yaml
 from bs4 import BeautifulSoup
 
-from ..files import write
-from ..provenance import home
-from .execute import BookError, book_folder
+from nclib.runtime import home, write
+
+from . import TEMPLATES, BookError
+from .profiles import book_folder
 
 PATIENCE = 300_000  # milliseconds of the browser's virtual time, a bound: it prints when MathJax has nothing left to do
 
@@ -22,16 +24,15 @@ def print_book(profile: str) -> Path:
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if not chromium:
         raise BookError("no chromium on this machine: install it (Debian: apt-get install chromium) and run again")
-    page, pdf, partial = (place / name for name in ("book.html", "book.pdf", "book.pdf.part"))
-    write(page, one_document(place, profile))
+    document, partial = place / "book.html", place / "book.pdf.part"
+    write(document, one_document(place, profile))
     command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer"]
     command += ["--generate-pdf-document-outline", f"--virtual-time-budget={PATIENCE}", f"--print-to-pdf={partial}"]
     partial.unlink(missing_ok=True)
-    done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True)
+    done = subprocess.run([*command, document.as_uri()], capture_output=True, text=True)
     if not partial.exists():
         raise BookError(f"chromium did not print: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
-    partial.replace(pdf)
-    return pdf
+    return partial.replace(place / "book.pdf")
 
 
 def one_document(place: Path, profile: str) -> str:
@@ -43,20 +44,16 @@ def one_document(place: Path, profile: str) -> str:
     toc = yaml.safe_load((book_folder() / "_toc.yml").read_text())
     names = [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
     articles = {name: _article(html / f"{name}.html", names) for name in names}
-    title = yaml.safe_load((home() / "_config.yml").read_text())["title"]
-    head = _read(html / f"{names[0]}.html").head
-    kept = [
-        tag for tag in head.select("link[rel=stylesheet], script") if tag.name == "link" or "athjax" in str(tag).lower()
-    ]
+    head = _read(html / f"{names[0]}.html").head.select("link[rel=stylesheet], script")
     lines = [f'<li><a href="#{name}">{article.h1.get_text()}</a></li>' for name, article in articles.items()]
-    parts = [
-        '<!doctype html><html lang="en" data-theme="light"><head><meta charset="utf-8">',
-        f"<title>{title}</title>{''.join(map(str, kept))}</head><body>",
-        f'<nav><p class="title">{title}</p><p>Profile {profile}</p><ol>{"".join(lines)}</ol></nav>',
-        *(f'<div id="{name}">{article}</div>' for name, article in articles.items()),
-        "</body></html>",
-    ]
-    document = BeautifulSoup("".join(parts), "html.parser")
+    text = Template((TEMPLATES / "paper.html").read_text()).substitute(
+        title=yaml.safe_load((home() / "_config.yml").read_text())["title"],
+        head="".join(str(tag) for tag in head if tag.name == "link" or "athjax" in str(tag).lower()),
+        profile=profile,
+        contents="".join(lines),
+        articles="".join(f'<div id="{name}">{article}</div>' for name, article in articles.items()),
+    )
+    document = BeautifulSoup(text, "html.parser")
     for attribute in ("src", "href"):
         for tag in document.select(f"[{attribute}^=_]"):
             tag[attribute] = f"{html.relative_to(place)}/{tag[attribute]}"

@@ -10,8 +10,10 @@ from pathlib import Path
 import nbformat
 import yaml
 
-from ..files import write
-from ..provenance import branch, commit, home, repository
+from nclib.evidence.provenance import branch, commit, repository
+from nclib.runtime import home, write
+
+from . import BookError
 
 LABEL = re.compile(
     r"^\(([\w-]+)\)=|\$\$ \(([\w-]+)\)|:label: ([\w-]+)|^:name: ([\w-]+)|\{(?:exercise|solution)-start\} ([\w-]+)", re.M
@@ -20,36 +22,32 @@ PICTURE = ("attacks", "fig-attack-arrows")  # the figure that the first page sho
 PROSE = shutil.ignore_patterns("*.ipynb", ".ipynb_checkpoints", "ruff.toml", ".ruff_cache", "runs")
 
 
-class BookError(Exception):
-    """One clear line for the person at the terminal."""
-
-
 def render(profile: str) -> Path:
     """Assemble ``_build/<profile>/source`` from pages, prose and twins, and render it. Returns index.html's path.
 
     Nothing is done where nothing changed. Raises BookError, with Jupyter Book's warnings; no broken site is left.
     """
     place = home() / "_build" / profile
-    source, site = place / "source", place / "site"
-    scales = _assemble(profile, source)
+    folder, site = place / "source", place / "site"
+    scales = _assemble(profile, folder)
     digest = hashlib.sha256()
-    for file in sorted(p for p in source.rglob("*") if p.is_file()):
-        digest.update(str(file.relative_to(source)).encode() + file.read_bytes())
+    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+        digest.update(str(file.relative_to(folder)).encode() + file.read_bytes())
     stamp, index = place / "stamps" / "site.txt", site / "_build" / "html" / "index.html"
     if index.exists() and stamp.exists() and stamp.read_text() == digest.hexdigest():
         return index
     shutil.rmtree(site, ignore_errors=True)
-    jupyter_book(source, site, "html")
+    jupyter_book(folder, site, "html")
     _relink(index.parent, scales)
     write(stamp, digest.hexdigest())
     return index
 
 
-def jupyter_book(source: Path, site: Path, builder: str) -> None:
+def jupyter_book(folder: Path, site: Path, builder: str) -> None:
     """Build an assembled source folder. Raises BookError with the warnings; what was built then is removed."""
-    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(source), "--builder", builder]
+    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(folder), "--builder", builder]
     command += ["-W", "-n", "--keep-going", "-q", "--path-output", str(site)]
-    command += ["--config", str(source / "_config.yml"), "--toc", str(source / "_toc.yml")]
+    command += ["--config", str(folder / "_config.yml"), "--toc", str(folder / "_toc.yml")]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         shutil.rmtree(site, ignore_errors=True)
@@ -58,37 +56,93 @@ def jupyter_book(source: Path, site: Path, builder: str) -> None:
         raise BookError("the site was not built:\n" + "\n".join(warnings or lines[-20:]))
 
 
-def _assemble(profile: str, source: Path) -> list[str]:
-    """Put pages, prose, configuration and twins into the source folder. Returns the names of the twins' profiles."""
-    shutil.rmtree(source, ignore_errors=True)
-    shutil.copytree(home() / "book", source, ignore=PROSE)
-    pages = {p.name: p for p in sorted((home() / "_build" / profile / "pages").glob("*.ipynb"))}
-    recorded = {p.parents[1].name: p.parent for p in sorted((home() / "results").glob("*/pages/attacks.ipynb"))}
-    scales = {name: folder for name, folder in recorded.items() if name != profile}
-    toc = yaml.safe_load((source / "_toc.yml").read_text())
-    chapters = [
-        f"{c['file']}.ipynb" for part in toc["parts"] for c in part["chapters"] if f"{c['file']}.ipynb" in pages
-    ]
-    for name, folder in scales.items():
-        (source / name).mkdir()
-        twins = {c: nbformat.read(folder / c, 4) for c in chapters if (folder / c).exists()}
-        labels = set().union(*map(_labels, twins.values()))
-        for chapter, notebook in twins.items():
-            relabel(notebook, labels, name)
-            back = f"[the twin of this page](../{chapter})"
-            _point(notebook, f"Recorded under profile `{name}`. This book's own run: {back}.")
-            nbformat.write(notebook, source / name / chapter)
-        files = [{"file": f"{name}/{Path(chapter).stem}"} for chapter in twins]
+def _assemble(profile: str, folder: Path) -> dict[str, list[str]]:
+    """Put pages, prose, configuration and twins into the source folder. Returns the twins by their profile."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(home() / "book", folder, ignore=PROSE)
+    toc = yaml.safe_load((folder / "_toc.yml").read_text())
+    listed = [f"{chapter['file']}.ipynb" for part in toc["parts"] for chapter in part["chapters"]]
+    pages = sorted((home() / "_build" / profile / "pages").glob("*.ipynb"))
+    shown = [name for name in listed if name in {page.name for page in pages}]
+    scales = {name: _add_twins(name, shown, folder) for name in _recorded() if name != profile}
+    for name, twins in scales.items():
+        files = [{"file": f"{name}/{Path(twin).stem}"} for twin in twins]
         toc["parts"].append({"caption": f"At scale: {name}", "chapters": files})
-    for chapter, page in pages.items():
-        notebook = nbformat.read(page, 4)
-        if links := [f"[{name}]({name}/{chapter})" for name, folder in scales.items() if (folder / chapter).exists()]:
-            _point(notebook, f"The same page at another scale: {', '.join(links)}.")
-        nbformat.write(notebook, source / chapter)
-    (source / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False))
-    (source / "_config.yml").write_text(yaml.safe_dump(_configuration(), sort_keys=False))
-    (source / "_static" / "picture.svg").write_text(drawing(source / f"{PICTURE[0]}.ipynb", PICTURE[1]))
-    return list(scales)
+    for page in pages:
+        _add_page(page, [name for name, twins in scales.items() if page.name in twins], folder)
+    (folder / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False))
+    (folder / "_config.yml").write_text(yaml.safe_dump(_configuration(), sort_keys=False))
+    (folder / "_static" / "picture.svg").write_text(drawing(folder / f"{PICTURE[0]}.ipynb", PICTURE[1]))
+    return scales
+
+
+def _recorded() -> list[str]:
+    """The profiles of which a run was recorded."""
+    return [page.parents[1].name for page in sorted((home() / "results").glob("*/pages/attacks.ipynb"))]
+
+
+def _add_twins(profile: str, shown: list[str], folder: Path) -> list[str]:
+    """Put a recorded profile's twins of the shown pages into a folder of their own. Returns the twins' names."""
+    (folder / profile).mkdir()
+    recorded = home() / "results" / profile / "pages"
+    twins = {name: nbformat.read(recorded / name, 4) for name in shown if (recorded / name).exists()}
+    labels = set().union(*map(_labels, twins.values()))
+    for name, notebook in twins.items():
+        relabel(notebook, labels, profile)
+        back = f"[the twin of this page](../{name})"
+        _point(notebook, f"Recorded under profile `{profile}`. This book's own run: {back}.")
+        nbformat.write(notebook, folder / profile / name)
+    return list(twins)
+
+
+def _add_page(page: Path, scales: list[str], folder: Path) -> None:
+    notebook = nbformat.read(page, 4)
+    if scales:
+        links = ", ".join(f"[{name}]({name}/{page.name})" for name in scales)
+        _point(notebook, f"The same page at another scale: {links}.")
+    nbformat.write(notebook, folder / page.name)
+
+
+def _point(notebook, line: str) -> None:
+    """A line that leads to the page's twins: in the box under the title, or, where there is none, under it."""
+    first = notebook.cells[0]
+    place = r"^(:class: tip)$" if ":class: tip\n" in first.source else r"^(# .+)$"
+    first.source = re.sub(place, rf"\1\n\n*{line}*\n", first.source, count=1, flags=re.M)
+
+
+def relabel(notebook, labels: set[str], prefix: str):
+    """A twin's labels, and its references to labels of its fellow twins, get the profile's name in front.
+
+    Links to the book's prose pages lead one folder up.
+    """
+    known = re.compile(rf"(?<![\w-])({'|'.join(sorted(map(re.escape, labels), key=len, reverse=True))})(?![\w-])")
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = known.sub(rf"{prefix}-\1", cell.source).replace("](notation.md)", "](../notation.md)")
+        elif "mystnb" in cell.metadata:
+            cell.metadata.mystnb.figure.name = f"{prefix}-{cell.metadata.mystnb.figure.name}"
+    for output in _outputs(notebook, "text/markdown"):
+        output.data["text/markdown"] = known.sub(rf"{prefix}-\1", output.data["text/markdown"])
+    return notebook
+
+
+def _labels(notebook) -> set[str]:
+    prose = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+    names = (c.metadata.get("mystnb", {}).get("figure", {}).get("name") for c in notebook.cells)
+    shown = "\n".join(o.data["text/markdown"] for o in _outputs(notebook, "text/markdown"))
+    found = {label for groups in LABEL.findall(prose + "\n" + shown) for label in groups if label}
+    return found | {name for name in names if name}
+
+
+def _outputs(notebook, mime: str) -> list:
+    return [o for c in notebook.cells for o in c.get("outputs", []) if mime in o.get("data", {})]
+
+
+def drawing(notebook: Path, name: str) -> str | None:
+    """The SVG of a named figure of an executed notebook; None where its parameters left it undrawn."""
+    cells = nbformat.read(notebook, 4).cells
+    cell = next(c for c in cells if c.metadata.get("mystnb", {}).get("figure", {}).get("name") == name)
+    return next((o.data["image/svg+xml"] for o in cell.outputs if "image/svg+xml" in o.get("data", {})), None)
 
 
 def _configuration() -> dict:
@@ -111,7 +165,7 @@ def _configuration() -> dict:
     return configuration
 
 
-def _relink(site: Path, scales: list[str]) -> None:
+def _relink(site: Path, scales) -> None:
     """Lead the launch buttons to this very commit, and a twin's buttons to the source that both twins share.
 
     Binder checks a commit out, nclib in it. Colab opens notebooks from a branch only: the published site's, where
@@ -140,45 +194,3 @@ def launchable(notebook, url: str, head: str):
     ]
     notebook.cells.insert(0, nbformat.v4.new_code_cell("\n".join(lines), id="install"))
     return notebook
-
-
-def _labels(notebook) -> set[str]:
-    prose = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
-    figures = (c.metadata.get("mystnb", {}).get("figure", {}).get("name") for c in notebook.cells)
-    shown = "\n".join(o.data["text/markdown"] for o in _outputs(notebook, "text/markdown"))
-    found = {label for groups in LABEL.findall(prose + "\n" + shown) for label in groups if label}
-    return found | {f for f in figures if f}
-
-
-def _outputs(notebook, mime: str) -> list:
-    return [o for c in notebook.cells for o in c.get("outputs", []) if mime in o.get("data", {})]
-
-
-def relabel(notebook, labels: set[str], prefix: str):
-    """A twin's labels, and its references to labels of its fellow twins, get the profile's name in front.
-
-    Links to the book's prose pages lead one folder up.
-    """
-    known = re.compile(rf"(?<![\w-])({'|'.join(sorted(map(re.escape, labels), key=len, reverse=True))})(?![\w-])")
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            cell.source = known.sub(rf"{prefix}-\1", cell.source).replace("](notation.md)", "](../notation.md)")
-        elif "mystnb" in cell.metadata:
-            cell.metadata.mystnb.figure.name = f"{prefix}-{cell.metadata.mystnb.figure.name}"
-    for output in _outputs(notebook, "text/markdown"):
-        output.data["text/markdown"] = known.sub(rf"{prefix}-\1", output.data["text/markdown"])
-    return notebook
-
-
-def _point(notebook, line: str) -> None:
-    """A line that leads to the page's twins: in the box under the title, or, where there is none, under it."""
-    first = notebook.cells[0]
-    place = r"^(:class: tip)$" if ":class: tip\n" in first.source else r"^(# .+)$"
-    first.source = re.sub(place, rf"\1\n\n*{line}*\n", first.source, count=1, flags=re.M)
-
-
-def drawing(notebook: Path, name: str) -> str | None:
-    """The SVG of a named figure of an executed notebook; None where its parameters left it undrawn."""
-    cells = nbformat.read(notebook, 4).cells
-    cell = next(c for c in cells if c.metadata.get("mystnb", {}).get("figure", {}).get("name") == name)
-    return next((o.data["image/svg+xml"] for o in cell.outputs if "image/svg+xml" in o.get("data", {})), None)

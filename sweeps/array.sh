@@ -11,4 +11,4 @@
 #SBATCH --requeue
 #SBATCH --output=slurm-%A-%a.out
 set -euo pipefail
-exec "${PYTHON:-.venv/bin/python}" -m nclib sweep "$1" --select "$SLURM_ARRAY_TASK_ID"
+exec "${PYTHON:-.venv/bin/python}" -m press sweep "$1" --select "$SLURM_ARRAY_TASK_ID"
