@@ -1,0 +1,92 @@
+"""Chapters and profiles: which parameters there are, what a profile sets them to, and what is refused."""
+
+import os
+from pathlib import Path
+
+import yaml
+
+from nclib.evidence.pages import literals
+from nclib.runtime import home
+from nclib.training.recipe import choices
+
+from . import BookError
+
+LEDGER = "ledger"  # reads what the other chapters recorded, so it runs last
+
+
+def book_folder() -> Path:
+    folder = home() / "book"
+    if not folder.is_dir():
+        raise BookError(f"no book folder in {home()}: run this inside the checkout, or set NCLIB_HOME")
+    return folder
+
+
+def chapters() -> list[str]:
+    """Names of the notebooks in ``_toc.yml``, in reading order."""
+    toc = yaml.safe_load((book_folder() / "_toc.yml").read_text())
+    files = [c["file"] for part in toc["parts"] for c in part["chapters"]]
+    return [name for name in files if (book_folder() / f"{name}.ipynb").exists()]
+
+
+def source(chapter: str) -> Path:
+    """A chapter's notebook, by the chapter's name or any path to it. BookError, with the choices, for another."""
+    name = Path(chapter).stem
+    if name not in chapters():
+        raise BookError(f"unknown chapter {chapter!r}; choose one of {', '.join(chapters())}")
+    return book_folder() / f"{name}.ipynb"
+
+
+def profile_names() -> list[str]:
+    return sorted(file.stem for file in (home() / "profiles").glob("*.yml"))
+
+
+def read_profile(name: str) -> dict:
+    """A profile's parameters. BookError for an unknown profile, name, or type, or a data set that is not there."""
+    file = home() / "profiles" / f"{name}.yml"
+    if not file.exists():
+        raise BookError(f"unknown profile {name!r}; choose one of {', '.join(profile_names())}")
+    values, known = yaml.safe_load(file.read_text()) or {}, {}
+    for chapter in chapters():
+        known |= literals(source(chapter))
+    check(values, known, f"profile {name}")
+    return values | {"profile": name}
+
+
+def check(values: dict, known: dict, where: str) -> None:
+    """Refuse an unknown parameter, a wrong type or an unknown choice, naming the choices, before any work."""
+    for name, value in values.items():
+        if fault := _fault(name, value, known):
+            raise BookError(f"{where}: {fault}")
+    if "NCLIB_DATA" in os.environ and not Path(os.environ["NCLIB_DATA"]).is_dir():
+        raise BookError(f"data folder {os.environ['NCLIB_DATA']!r} does not exist; make it, or unset NCLIB_DATA")
+
+
+def _fault(name: str, value, known: dict) -> str | None:
+    """What is wrong with a parameter, in words."""
+    if name not in known:
+        return f"unknown parameter {name!r}; choose from {', '.join(sorted(known))}"
+    if not _fits(value, known[name]):
+        kind = {int: "int", type(None): "int or None", list: "a list of int"}.get(type(known[name]))
+        return f"{name} must be {kind or type(known[name]).__name__}, not {value!r}"
+    if name in ("epsilon", "step") and value < 0:
+        return f"{name} must be 0 or more, not {value!r}"
+    if (allowed := choices(name)) and value not in allowed:
+        return f"unknown {name} {value!r}; choose one of {', '.join(allowed)}"
+    return None
+
+
+def _fits(value, default) -> bool:
+    """Is a value of the default's type? An int may stand for a float, None marks an optional int."""
+    if default is None:
+        return value is None or type(value) is int
+    if isinstance(default, list):
+        return isinstance(value, list) and bool(value) and all(type(v) is int for v in value)
+    return type(value) in ((float, int) if type(default) is float else (type(default),))
+
+
+def parameters(chapter: str, profile: str, overrides: dict) -> dict:
+    """What papermill injects into one chapter: the profile's share of its parameters, then the overrides."""
+    known = literals(source(chapter))
+    check(overrides, known, f"chapter {source(chapter).stem}")
+    values = {k: v for k, v in read_profile(profile).items() if k in known} | overrides
+    return {name: value for name, value in values.items() if value != known[name]}
