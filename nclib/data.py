@@ -7,8 +7,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "imagenette")
-
 _STATISTICS = {  # per-channel mean and standard deviation of the training pixels
     "digits": ((0.3054,), (0.3763,)),
     "mnist": ((0.1307,), (0.3081,)),
@@ -17,6 +15,7 @@ _STATISTICS = {  # per-channel mean and standard deviation of the training pixel
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     "imagenette": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
+DATASETS = tuple(_STATISTICS)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Where trained networks are kept: a recipe in, a run out. Resumes, shares, never half-writes.
 
 ``runs/<key>-<dtype>/`` holds a run: a snapshot of the weights at every kept epoch, the final weights, the outputs on
-stale perturbations where a recipe asks for them, and, written last, ``run.json`` with the digests of all these.
+stale perturbations where a recipe asks for them, and, written last, ``recipe.json`` with the digests of all these.
 """
 
 import copy
@@ -30,7 +30,7 @@ from .epochs import network, reestimate_statistics, sgd, train_epoch
 from .recipe import Recipe
 
 SAVE_EVERY = 10.0  # seconds between saves of the resume state
-RECORD = "run.json"
+RECORD = "recipe.json"
 UNFINISHED = "unfinished"
 
 

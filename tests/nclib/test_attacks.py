@@ -9,8 +9,9 @@ from conftest import accuracy
 from torch import Generator, nn
 
 import nclib as nc
-from nclib import attacks
-from nclib.attacks import LOSSES, STARTS, kl, model_mode, project
+from nclib.attacks.pgd import STARTS, project
+from nclib.losses import LOSSES, kl
+from nclib.models import in_mode, statistics_kept
 
 BALLS = [("linf", 0.2, 0.05), ("l2", 1.0, 0.25)]
 
@@ -311,7 +312,7 @@ def test_l2_steps_do_not_underflow(net):
 def test_robust_accuracy_is_the_worst_of_several_attacks(net):
     model, x, y = net[0], net[1][::2], net[2][::2]
     for norm, epsilon in (("linf", 0.06), ("l2", 0.4)):
-        stood = nc.withstands(model, x, y, epsilon, norm, generator=seeded())
+        stood = nc.robust_mask(model, x, y, epsilon, norm, generator=seeded())
         assert stood.dtype == torch.bool and stood.shape == y.shape
         options = dict(epsilon=epsilon, step=epsilon / 8, steps=20, norm=norm)
         for loss in ("ce", "dlr", "margin"):
@@ -327,15 +328,15 @@ def test_robust_accuracy_leaves_the_model_alone_and_runs_under_no_grad():
     model, x, y = untrained(True), torch.rand(12, 1, 8, 8), torch.arange(12) % 10
     before = state(model)
     with torch.no_grad():
-        parts = nc.withstands(model, x, y, 0.1, steps=2, batch=5, generator=seeded())
+        parts = nc.robust_mask(model, x, y, 0.1, steps=2, batch=5, generator=seeded())
     assert_same(before, state(model))
     assert parts.shape == (12,)
 
 
 def test_accuracy_by_hand_and_in_batches(net):
     model, x, y = net
-    assert attacks.accuracy(lambda v: v, torch.eye(4), torch.tensor([0, 1, 0, 3])) == 0.75
-    assert attacks.accuracy(model, x, y, batch=30) == pytest.approx(accuracy(model, x, y))
+    assert nc.accuracy(lambda v: v, torch.eye(4), torch.tensor([0, 1, 0, 3])) == 0.75
+    assert nc.accuracy(model, x, y, batch=30) == pytest.approx(accuracy(model, x, y))
     assert torch.is_grad_enabled()
 
 
@@ -356,9 +357,12 @@ def test_noise_has_the_size_it_says():
         assert torch.equal(dark, noise(torch.zeros(8, 1, 4, 4), 0.7, seeded()))
 
 
-def test_model_mode_keeps_statistics_only_where_no_mode_is_asked():
+def test_statistics_are_kept_where_that_is_asked_and_move_in_train_mode():
     model = nn.BatchNorm2d(2)
-    with model_mode(model):
+    with statistics_kept(model):
         model(torch.rand(4, 2, 3, 3))
         assert model.num_batches_tracked == 1
     assert model.num_batches_tracked == 0 and torch.equal(model.running_mean, torch.zeros(2))
+    with in_mode(model.eval(), "train"):
+        model(torch.rand(4, 2, 3, 3))
+    assert model.num_batches_tracked == 1 and not model.training

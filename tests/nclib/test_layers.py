@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.models import resnet18
 
 import nclib as nc
-from nclib.layers import COLUMNS
+from nclib.measures.layers import COLUMNS
 
 CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"))
 DEVICES = ["cpu", CUDA]

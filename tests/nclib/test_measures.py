@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import nclib as nc
-from nclib.measures import MeansPass, WithinPass
+from nclib.measures.exact import WithinPass, combined
+from nclib.measures.means import MeansPass
 
 CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"))
 DEVICES = ["cpu", CUDA]
@@ -282,10 +283,11 @@ def test_batches_of_any_size_in_any_order_give_the_one_shot_result(seed, first, 
     means = MeansPass(4)
     for part in parts:
         means.update(h[part], y[part])
-    within = WithinPass(means.result(), centers)
+    passes = WithinPass(means.result()), WithinPass(means.result(), centers)
     for part in reversed(parts):
-        within.update(h[part], y[part])
-    assert_same(within.result(), expected, 1e-9)
+        for one in passes:
+            one.update(h[part], y[part])
+    assert_same(combined(*passes), expected, 1e-9)
 
 
 @cases

@@ -1,13 +1,14 @@
 """Recipes: what is refused, and what a key depends on."""
 
-import ast
-from dataclasses import fields
-from pathlib import Path
+import json
+from dataclasses import dataclass, fields
 
 import pytest
+from conftest import ROOT
 
-import nclib
-from nclib import Recipe, data, models, recipe
+from nclib import Recipe, data, models
+from nclib.attacks.pgd import NORMS
+from nclib.training import recipe
 
 CHANGED = {  # another value for every field
     "dataset": "cifar10",
@@ -34,9 +35,10 @@ CHANGED = {  # another value for every field
     "precision": "float32",
     "seed": 2,
 }
-ATTACK = {"norm", "epsilon", "step", "steps", "attack_batchnorm", "perturbations"}
+WEIGHTLESS = {"test_per_class", "perturbations", "precision"}
+ATTACK = {"norm", "epsilon", "step", "steps", "attack_batchnorm"}
 TRADES = {"beta", "trades_batchnorm"}
-IDLE = {"standard": ATTACK | TRADES, "adversarial": TRADES, "trades": set()}
+IDLE = {"standard": WEIGHTLESS | ATTACK | TRADES, "adversarial": WEIGHTLESS | TRADES, "trades": WEIGHTLESS}
 
 
 @pytest.mark.parametrize("training", IDLE)
@@ -51,9 +53,10 @@ def test_a_key_depends_on_what_determines_the_model_and_on_nothing_else(training
 
 def test_choices_are_what_the_library_knows():
     """They stand in a module that does without PyTorch, so that a command can check them."""
-    assert recipe.CHOICES["dataset"] == data.DATASETS
-    assert recipe.CHOICES["architecture"] == tuple(models.ARCHITECTURES)
-    assert set(recipe.CHOICES["norm"]) == set(nclib.attacks.NORMS)
+    assert recipe.choices("dataset") == data.DATASETS
+    assert recipe.choices("architecture") == tuple(models.ARCHITECTURES)
+    assert recipe.choices("norm") == NORMS
+    assert recipe.choices("epochs") == recipe.choices("no such field") == ()
 
 
 def test_published_trades_attacks_in_eval_mode_whatever_is_asked():
@@ -68,37 +71,40 @@ def test_equal_recipes_have_equal_keys():
     assert len(Recipe().key) == 12 and int(Recipe().key, 16) >= 0
 
 
-def test_a_change_of_training_code_is_a_new_key(monkeypatch):
-    key = Recipe().key
-    recipe.training_code.cache_clear()
-    assert Recipe().key == key
-    changed = recipe._bare
-    monkeypatch.setattr(recipe, "_bare", lambda source: changed(source).replace("momentum", "momentum_"))
-    recipe.training_code.cache_clear()
-    assert Recipe().key != key
-    monkeypatch.undo()
-    recipe.training_code.cache_clear()
-    assert Recipe().key == key
+def test_a_new_field_a_new_choice_or_a_new_data_set_changes_no_key(monkeypatch):
+    """What a later chapter adds: a field with a default, a name among the choices, a part with its version."""
+
+    @dataclass(frozen=True)
+    class Later(Recipe):
+        loss: str = "ce"
+
+    old = Recipe(training="trades", epochs=7, norm="l2")
+    fields_of_old = {field.name: getattr(old, field.name) for field in fields(old)}
+    monkeypatch.setitem(recipe.VERSIONS, "svhn", 1)
+    monkeypatch.setitem(recipe.VERSIONS, "focal", 3)
+    assert Later(**fields_of_old).key == old.key
+    assert Later(**fields_of_old, loss="mse").key != old.key
 
 
-def test_prose_and_layout_are_not_code():
-    plain = recipe._bare("def f(x):\n    return x + 1\n")
-    assert recipe._bare('"""Module."""\n\ndef f(x):  # why\n    """Doc."""\n\n    return (x +\n        1)\n') == plain
-    assert recipe._bare("def f(x):\n    return x + 2\n") != plain
-    assert recipe._bare('def f():\n    """Only words."""\n') == recipe._bare("def f():\n    pass\n")
+@pytest.mark.parametrize("part, concerned", [("l2", False), ("linf", True), ("trades", True), ("vgg11", False)])
+def test_a_raised_version_is_a_new_key_for_those_who_name_the_part_and_no_other(monkeypatch, part, concerned):
+    trades, standard = Recipe(training="trades"), Recipe()
+    before = trades.key, standard.key
+    monkeypatch.setitem(recipe.VERSIONS, part, 2)
+    assert (trades.key != before[0]) == concerned and standard.key == before[1]
 
 
-def test_the_key_covers_every_module_that_training_uses():
-    """Whatever train.py imports from here, at any depth, but for what only reports and stores."""
-    folder, seen, todo = Path(nclib.__file__).parent, set(), ["train"]
-    while todo:
-        name = todo.pop()
-        seen.add(name)
-        for node in ast.walk(ast.parse((folder / f"{name}.py").read_text())):
-            if isinstance(node, ast.ImportFrom) and node.level == 1:
-                modules = [node.module] if node.module else [alias.name for alias in node.names]
-                todo += [m for m in modules if m not in seen]
-    assert seen - {"files", "progress", "provenance", "recipe"} == set(recipe.CODE)
+def test_every_recorded_recipe_has_the_key_it_is_recorded_under():
+    """In records and in networks that travel."""
+    found = {}
+    for file in ROOT.glob("results/*/records/*.json"):
+        found |= json.loads(file.read_text())["recipes"]
+    for file in ROOT.glob("results/*/networks/*/recipe.json"):
+        record = json.loads(file.read_text())
+        found[record["key"]] = record["recipe"]
+        assert file.parent.name == f"{record['key']}-{record['dtype']}"
+    assert len(found) >= 12
+    assert {key: Recipe(**options).key for key, options in found.items()} == {key: key for key in found}
 
 
 @pytest.mark.parametrize(

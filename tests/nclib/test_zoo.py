@@ -9,7 +9,7 @@ from conftest import accuracy
 from torch import nn
 
 import nclib as nc
-from nclib.zoo import TARGETED, zoo
+from nclib.attacks.zoo import TARGETED, zoo
 
 WITNESS = {"linf": ("LinfPGDAttack", 0.2, 0.05), "l2": ("L2PGDAttack", 1.0, 0.25)}
 QUICK = {  # options that keep the slow ones short, and budgets at which the weak ones bite

@@ -1,0 +1,125 @@
+"""The loop: what a step costs, and what the options change."""
+
+import numpy as np
+import pytest
+import torch
+from tiny import fit, weights
+from torch.utils.flop_counter import FlopCounterMode
+
+import nclib as nc
+from nclib.compute import choose
+from nclib.training import epochs
+from nclib.training.recipe import Recipe
+
+# What a step costs --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("training, forwards, units", [("standard", 1, 3), ("adversarial", 11, 23), ("trades", 13, 27)])
+def test_no_work_is_wasted(training, forwards, units):
+    """Forward-units of one step: a forward pass is 1, a backward to the input 1, one to input and weights 2.
+
+    Counted in multiply-adds of convolutions and matrix products, so a backward that went to the weights during the
+    attack would show. A training pass does not need the gradient of its own input: one stem less for each.
+    """
+    recipe = Recipe(training=training)
+    data = nc.load("digits", per_class=2)
+    model = epochs.network(recipe, data).train()
+    x, y = data.train
+    calls = []
+    model.head.register_forward_hook(lambda *_: calls.append(1))
+    with FlopCounterMode(display=False) as bare, torch.no_grad():
+        model(x)
+    with FlopCounterMode(display=False) as stem, torch.no_grad():
+        model.stem(x)
+    calls.clear()
+    with FlopCounterMode(display=False) as counter:
+        loss, _ = epochs.batch_loss(model, recipe, x, y, torch.Generator().manual_seed(0))
+        loss.backward()
+    trained = 2 if training == "trades" else 1
+    assert len(calls) == forwards
+    assert counter.get_total_flops() == units * bare.get_total_flops() - trained * stem.get_total_flops()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("training", ["standard", "adversarial", "trades"])
+def test_every_weight_learns_in_low_precision(training):
+    """The attack's passes run under the same autocast as the update: no cached, detached weight may reach it."""
+    recipe = Recipe(training=training, steps=2)
+    data = nc.load("digits", per_class=2)
+    model = epochs.network(recipe, data).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _ = epochs.batch_loss(model, recipe, *data.train, torch.Generator().manual_seed(0))
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+# What the options change --------------------------------------------------------------------------
+
+
+def modes_in_a_step(**options):
+    recipe = Recipe(steps=2, **options)
+    data = nc.load("digits", per_class=2)
+    model = epochs.network(recipe, data)
+    seen = []
+    model.head.register_forward_hook(lambda *_: seen.append(model.training))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    epochs.train_epoch(model, optimizer, recipe, data.train, choose("float32", "cpu"), 0)
+    return seen
+
+
+def test_batch_norm_mode_during_the_attack():
+    assert modes_in_a_step(training="adversarial") == [False, False, True]
+    assert modes_in_a_step(training="adversarial", attack_batchnorm="train") == [True, True, True]
+    assert modes_in_a_step(training="trades") == [False, False, False, True, True]
+    assert modes_in_a_step(training="trades", attack_batchnorm="train") == [True, True, True, True, True]
+    assert modes_in_a_step(training="trades", trades_batchnorm="published") == [False] * 5
+    released = dict(trades_batchnorm="published", attack_batchnorm="train")
+    assert modes_in_a_step(training="trades", **released) == [False] * 5
+
+
+def test_published_trades_never_trains_its_batch_norm(tmp_path):
+    published, fixed = (fit(tmp_path, training="trades", trades_batchnorm=b) for b in ("published", "fixed"))
+    for name, tensor in weights(published).items():
+        if "running_mean" in name:
+            assert torch.equal(tensor, torch.zeros_like(tensor)) and weights(fixed)[name].abs().max() > 0.01
+        if "running_var" in name:
+            assert torch.equal(tensor, torch.ones_like(tensor)) and (weights(fixed)[name] - 1).abs().max() > 0.01
+
+
+def test_statistics_averaged_anew(tmp_path):
+    plain, again = (fit(tmp_path, training="adversarial", reestimate=r) for r in (False, True))
+    a, b = weights(plain), weights(again)
+    for name in a:
+        assert torch.equal(a[name], b[name]) != ("running" in name or "tracked" in name), name
+    x, _ = nc.load("digits", per_class=10).train
+    h = again.model.stem(again.model.normalize(x))  # what enters the first batch norm
+    torch.testing.assert_close(b["block1.bn1.running_mean"], h.mean((0, 2, 3)))
+    torch.testing.assert_close(b["block1.bn1.running_var"], h.var((0, 2, 3)))
+    # The batches are of one size: a short last one would count too much.
+    model = epochs.network(Recipe(), nc.load("digits"))
+    images, before = nc.load("digits").train.images[:720], [m.training for m in model.modules()]
+    epochs.reestimate_statistics(model, images, batch=500)
+    h = model.stem(model.normalize(images)).mean((0, 2, 3))
+    torch.testing.assert_close(model.block1.bn1.running_mean, h)
+    assert [m.training for m in model.modules()] == before and model.block1.bn1.momentum == 0.1
+
+
+def test_learning_rate_falls_at_a_quarter_and_at_three_eighths(tmp_path, monkeypatch):
+    rates, step = [], torch.optim.SGD.step
+    monkeypatch.setattr(
+        torch.optim.SGD, "step", lambda self, *a: rates.append(self.param_groups[0]["lr"]) or step(self, *a)
+    )
+    fit(tmp_path, epochs=16, batch=100)
+    np.testing.assert_allclose(rates, [0.1] * 4 + [0.01] * 2 + [0.001] * 10)
+    paper = Recipe(epochs=400)
+    assert [epochs.learning_rate(paper, e) for e in (99, 100, 149, 150)] == pytest.approx([0.1, 0.01, 0.01, 0.001])
+
+
+def test_double_precision_stays_double():
+    """Logits are cast up to single precision, never down: golden trainings rest on it."""
+    recipe = Recipe(training="trades", steps=1)
+    data = nc.load("digits", per_class=2)
+    model = epochs.network(recipe, data).double()
+    loss, x_adv = epochs.batch_loss(model, recipe, data.train.images.double(), data.train.labels, torch.Generator())
+    assert loss.dtype == x_adv.dtype == torch.float64
