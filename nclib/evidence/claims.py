@@ -166,7 +166,9 @@ def judge(claim: Claim, records: pd.DataFrame) -> Judgement:
     values, complete = [], []
     for seed, of_seed in records.groupby("seed"):
         with suppress(KeyError):
-            values.append([condition.value(Lookup(of_seed)) for condition in claim.conditions])
+            lookup = Lookup(of_seed)
+            found = [(condition.value(lookup), condition.right(lookup)) for condition in claim.conditions]
+            values.append([value for value, _ in found])
             complete.append(seed)
     if not values:
         return Judgement("not run")

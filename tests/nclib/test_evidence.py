@@ -1,0 +1,387 @@
+"""Claims are judged by their fixed thresholds and by nothing else; records refuse to be orphans, or to be mixed."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+import nclib as nc
+from nclib.evidence import ledger, pages, provenance, records
+from nclib.evidence.claims import Claim, Condition, Lookup, interval, judge
+from nclib.evidence.pages import Page
+
+CHAPTERS = {claim.id: claim.chapter for claim in ledger.CLAIMS}
+
+
+def row(model, measure, value, view="clean", split="train", layer="features", epoch=10, seed=1):
+    return dict(profile="digits", chapter="", model=model, recipe="abc", seed=seed, epoch=epoch, split=split,
+                layer=layer, view=view, measure=measure, value=value)  # fmt: skip
+
+
+def judgement(claim_id, rows):
+    (claim,) = [c for c in ledger.CLAIMS if c.id == claim_id]
+    return judge(claim, pd.DataFrame(rows, columns=records.COLUMNS).assign(chapter=claim.chapter))
+
+
+def verdict(claim_id, rows):
+    return judgement(claim_id, rows).verdict
+
+
+def collapse_rows(accuracy=1.0, nc1=0.5, equinorm=0.1, equiangle=0.1, nc4=0.0):
+    first = dict(accuracy=0.9, nc1=10.0, equinorm=0.3, equiangle=0.4, nc4=0.2)
+    last = dict(accuracy=accuracy, nc1=nc1, equinorm=equinorm, equiangle=equiangle, nc4=nc4)
+    return [row("standard", m, v, epoch=1) for m, v in first.items()] + [row("standard", m, v) for m, v in last.items()]
+
+
+# Verdicts ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changed,expected",
+    [
+        ({}, "holds"),
+        ({"nc1": 1.0}, "holds"),
+        ({"nc1": 1.01}, "holds in part"),
+        ({"nc1": 10.1}, "fails"),
+        ({"accuracy": 0.9985}, "holds in part"),
+        ({"accuracy": 0.8}, "fails"),
+        ({"equiangle": 0.41}, "fails"),
+        ({"nc4": 0.0011}, "holds in part"),
+    ],
+)
+def test_c1_at_and_around_its_thresholds(changed, expected):
+    assert verdict("C1", collapse_rows(**changed)) == expected
+
+
+@pytest.mark.parametrize(
+    "accuracy,nc1,equiangle,expected",
+    [
+        (0.10, 10, 0.2, "holds"),
+        (0.11, 10, 0.2, "holds in part"),
+        (0.1, 9.9, 0.2, "holds in part"),
+        (0.1, 0.9, 0.2, "fails"),
+    ],
+)
+def test_c2_at_and_around_its_thresholds(accuracy, nc1, equiangle, expected):
+    rows = [row("standard", m, v) for m, v in dict(accuracy=1.0, nc1=1.0, equiangle=0.1).items()]
+    attacked = dict(accuracy=accuracy, nc1=nc1, equiangle=equiangle).items()
+    assert verdict("C2", rows + [row("standard", m, v, "untargeted") for m, v in attacked]) == expected
+
+
+@pytest.mark.parametrize("batchnorm", ["fixed", "published"])
+@pytest.mark.parametrize("ratio,expected", [(3.0, "holds"), (2.9, "holds in part"), (0.9, "fails")])
+def test_c6_judges_the_two_kinds_of_trades_apart(batchnorm, ratio, expected):
+    rows = [row("adversarial", "nc1", 1.0, v) for v in ("clean", "untargeted")]
+    rows += [row(f"TRADES ({batchnorm})", "nc1", ratio, v) for v in ("clean", "untargeted")]
+    assert verdict(f"C6 {batchnorm}", rows) == expected
+    other = "published" if batchnorm == "fixed" else "fixed"
+    assert verdict(f"C6 {other}", rows) == "not run"
+
+
+@pytest.mark.parametrize(
+    "standard,robust,expected",
+    [
+        ([0.6, 0.4, 0.1], [0.5, 0.6, 0.7], "holds"),
+        ([0.25, 0.4, 0.21], [0.5, 0.6, 0.7], "holds in part"),
+        ([0.1, 0.2, 0.3], [0.5, 0.6, 0.7], "fails"),
+        ([0.6, 0.4, 0.1], [0.5, 0.47, 0.7], "holds in part"),
+        ([0.6, 0.4, 0.1], [0.7, 0.6, 0.5], "fails"),
+    ],
+)
+def test_c8_reads_the_profile_over_depth_without_the_pixels(standard, robust, expected):
+    rows = []
+    for model, profile in (("standard", standard), ("adversarial", robust)):
+        for layer, value in zip(["pixels", "stem", "block1", "features"], [0.99, *profile]):
+            rows.append(row(model, "centers_ncc_accuracy", value, "untargeted", "test", layer))
+    assert verdict("C8", rows) == expected
+
+
+def over_seeds(*nc1):
+    return [r | {"seed": seed} for seed, value in enumerate(nc1, 1) for r in collapse_rows(nc1=value)]
+
+
+def test_with_fewer_than_three_seeds_the_mean_decides():
+    """The mean of ratios of NC1 is the geometric one: 0.05 and 0.2 make 0.1, not 0.125."""
+    assert verdict("C1", over_seeds(0.5, 1.9)) == "holds"
+    assert verdict("C1", over_seeds(0.5, 2.1)) == "holds in part"
+
+
+@pytest.mark.parametrize(
+    "nc1, expected",
+    [
+        ((0.5, 0.55, 0.6), "holds"),  # the whole interval below 0.1 x 10
+        ((0.5, 0.6, 1.9), "too close to call"),  # the mean is below, the interval straddles
+        ((1.5, 1.6, 1.7), "holds in part"),  # above, but it fell
+        ((11.0, 12.0, 13.0), "fails"),
+    ],
+)
+def test_with_three_seeds_the_interval_decides(nc1, expected):
+    found = judgement("C1", over_seeds(*nc1))
+    assert found.verdict == expected and found.seeds == 3
+    assert re.search(
+        r"NC1, last / first epoch [\d.]+ \[[\d.]+, [\d.]+\] \(≤ 0.1: (met|open|missed)\)", found.measured()
+    )
+
+
+def test_a_miss_that_points_right_outweighs_what_is_open():
+    rows = over_seeds(0.5, 0.6, 1.9)
+    missed = [r | {"value": 0.1} if r["measure"] == "nc4" and r["epoch"] == 10 else r for r in rows]
+    assert verdict("C1", missed) == "holds in part"
+
+
+def test_the_interval_is_students():
+    mean, low, high = interval([1.0, 2.0, 3.0])
+    assert (mean, high - mean, mean - low) == pytest.approx((2, 4.302653 / 3**0.5, 4.302653 / 3**0.5), rel=1e-6)
+    assert interval([0.1, 1.0, 10.0], log=True) == pytest.approx((1, 10**-2.48413775, 10**2.48413775), rel=1e-6)
+    assert interval([5.0]) == (5, 5, 5) and interval([1.0, np.inf]) == (np.inf, 1, np.inf)
+
+
+def test_seeds_are_paired_with_themselves():
+    """Each seed's ratio is 3, whatever the seeds' own levels are."""
+    rows = []
+    for seed, level in enumerate((1.0, 10.0, 100.0), 1):
+        for view in ("clean", "untargeted"):
+            rows.append(row("adversarial", "nc1", level, view, seed=seed))
+            rows.append(row("TRADES (fixed)", "nc1", 3.01 * level, view, seed=seed))
+    found = judgement("C6 fixed", rows)
+    assert found.verdict == "holds" and found.findings[0].values == pytest.approx([3.01] * 3)
+
+
+def test_only_seeds_that_have_every_record_count():
+    rows = [row("adversarial", "nc1", 1.0, view, seed=s) for s in (1, 2) for view in ("clean", "untargeted")]
+    rows += [row("TRADES (fixed)", "nc1", 4.0, view) for view in ("clean", "untargeted")]
+    assert judgement("C6 fixed", rows).seeds == 1 and judgement("C6 published", rows).seeds == 0
+
+
+def test_two_values_of_one_seed_are_refused_and_not_averaged():
+    """As they come from runs with other parameters: 0.653 and 0.01 are not 0.33."""
+    rows = [row("standard", "accuracy", v, "untargeted") for v in (0.653, 0.01)] + [row("standard", "accuracy", 1.0)]
+    with pytest.raises(ValueError, match=r"standard: accuracy .* one seed has several values"):
+        Lookup(pd.DataFrame(rows))("standard", "accuracy", view="untargeted")
+
+
+def test_a_claim_reads_its_own_chapter_and_no_other():
+    rows = pd.DataFrame(collapse_rows(), columns=records.COLUMNS)
+    elsewhere = rows.assign(chapter="attacks", value=99.0)
+    assert judge(ledger.CLAIMS[0], pd.concat([rows.assign(chapter="collapse"), elsewhere])).verdict == "holds"
+    assert judge(ledger.CLAIMS[0], elsewhere).verdict == "not run"
+
+
+def test_a_rule_says_what_is_judged():
+    """The words of a rule are made from the thresholds that judge, so one that moves moves both."""
+    moved = Condition("NC1", lambda v: v("standard", "nc1"), "≤", 0.25, "it falls", lambda v: True)
+    claim = Claim("X", "text", "collapse", "fig", (moved,))
+    assert claim.rule == "NC1 ≤ 0.25"
+    frame = pd.DataFrame([row("standard", "nc1", 0.24)]).assign(chapter="collapse")
+    assert judge(claim, frame).verdict == "holds" and judge(claim, frame.assign(value=0.26)).verdict == "holds in part"
+    for claim in ledger.CLAIMS:
+        for condition in claim.conditions:
+            assert f"{condition.comparison} {condition.threshold:g}" in claim.rule and condition.way in claim.right_way
+
+
+SPECIFIED = {  # fixed before any run, and written down apart from the code
+    "C1": "≥ 0.999, ≤ 0.1, < 1, < 1, ≤ 0.001", "C2": "≤ 0.1, ≥ 10, ≥ 2", "C3": "≥ 0.95, ≤ 0.1, ≥ 0.95, ≤ 0.1",
+    "C4": "≤ 0.5, ≥ 0.5", "C5": "≤ 0.3, ≤ 0.3, ≤ 15", "C6 published": "≥ 3, ≥ 3", "C6 fixed": "≥ 3, ≥ 3",
+    "C7": "≤ 0.02, ≥ 3", "C8": "≥ 0.2, ≤ 0.02", "C8a": "≥ 0.2",
+}  # fmt: skip
+
+
+def test_the_papers_thresholds_have_not_moved():
+    found = {c.id: ", ".join(f"{x.comparison} {x.threshold:g}" for x in c.conditions) for c in ledger.CLAIMS}
+    assert {claim: found[claim] for claim in SPECIFIED} == SPECIFIED
+
+
+def test_a_missing_record_is_not_run_and_never_a_number():
+    assert verdict("C1", collapse_rows()[1:]) == "not run"
+    assert verdict("C5", [row("adversarial", "nc1", 0.1)]) == "not run"
+
+
+def test_the_ledger_has_a_row_per_claim_and_profile():
+    one = pd.DataFrame(collapse_rows(), columns=records.COLUMNS).assign(chapter="collapse")
+    table = ledger.judged(pd.concat([one, one.assign(profile="cifar10-mini")]))
+    assert len(table) == 2 * len(ledger.CLAIMS) and set(table.profile) == {"digits", "cifar10-mini"}
+    boxes = ledger.as_markdown(table)
+    assert "(claim-c6-fixed)=" in boxes and "- *cifar10-mini*, one seed: **holds**" in boxes
+
+
+# Records -----------------------------------------------------------------------------------------
+
+RECIPE = nc.Recipe(training="adversarial")
+ORIGIN = dict(name="digits", profile="digits", chapter="attacks", parameters={"epsilon": 0.2},
+              recipes={RECIPE.key: RECIPE.canonical()}, dtypes={RECIPE.key: "float32"}, device="a CPU",
+              versions={"torch": "2"}, commit="abc", seconds=1.0)  # fmt: skip
+
+
+def write(place, values=(1.0,), file="attacks", **changes):
+    """One page's records and provenance, with some of it changed; None leaves a thing out."""
+    origin = {k: v for k, v in (ORIGIN | changes).items() if v is not None}
+    rows = [row("standard", "nc1", v) | {"recipe": RECIPE.key, "chapter": "attacks"} for v in values]
+    frame = pd.DataFrame(rows, columns=records.COLUMNS).assign(profile=origin.get("name"))
+    frame.to_csv(place / f"{file}.csv", index=False)
+    (place / f"{file}.json").write_text(json.dumps(origin))
+
+
+def test_records_survive_the_way_through_a_file_bit_for_bit(tmp_path):
+    values = [1 / 3, 1e-300, 0.1 + 0.2]
+    write(tmp_path, values)
+    assert records.load(tmp_path).value.tolist() == values
+
+
+@pytest.mark.parametrize("missing", ["name", "parameters", "recipes", "dtypes", "device", "versions", "commit"])
+def test_a_record_without_its_origin_is_refused(tmp_path, missing):
+    write(tmp_path, **{missing: None})
+    with pytest.raises(ValueError, match=f"attacks.csv: refused, its provenance lacks {missing}"):
+        records.load(tmp_path)
+
+
+def test_a_record_without_its_file_or_its_recipe_is_refused(tmp_path):
+    write(tmp_path)
+    (tmp_path / "attacks.json").unlink()
+    with pytest.raises(ValueError, match=r"refused, attacks\.json with its provenance is missing"):
+        records.load(tmp_path)
+    other = nc.Recipe(seed=9)
+    write(tmp_path, recipes={other.key: other.canonical()})
+    with pytest.raises(ValueError, match=f"no recipe given for key {RECIPE.key}"):
+        records.load(tmp_path)
+
+
+def test_a_key_that_is_not_its_recipes_is_refused(tmp_path):
+    """A recipe that was edited, or a row of another network."""
+    write(tmp_path, recipes={RECIPE.key: RECIPE.canonical() | {"epsilon": 0.1}})
+    real = RECIPE.but(epsilon=0.1).key
+    with pytest.raises(ValueError, match=f"refused, the recipe given for key {RECIPE.key} has key {real}"):
+        records.load(tmp_path)
+
+
+def test_runs_with_other_parameters_are_columns_of_their_own(tmp_path):
+    """Two budgets beside each other, each by its name."""
+    write(tmp_path)
+    write(tmp_path, [2.0], "attacks-0.1", name="digits, epsilon 0.1", parameters={"epsilon": 0.1})
+    table = ledger.judged(records.load(tmp_path))
+    assert set(table.profile) == {"digits", "digits, epsilon 0.1"}
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (dict(parameters={"epsilon": 0.1}, chapter="layers"), "epsilon is 0.2 in attacks.csv and 0.1 in other.csv"),
+        (dict(), "chapter attacks is 'attacks.csv' in attacks.csv and 'other.csv' in other.csv"),
+    ],
+)
+def test_two_runs_that_go_by_one_name_are_refused_in_one_line(tmp_path, changes, words):
+    write(tmp_path)
+    write(tmp_path, file="other", **changes)
+    with pytest.raises(ValueError, match=re.escape(f"refused, two runs go by the name 'digits': {words}")) as caught:
+        records.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_chapter_saves_can_be_loaded(tmp_path, monkeypatch):
+    monkeypatch.setenv("NCLIB_RECORDS", str(tmp_path / "records" / "mine"))
+    monkeypatch.setenv("NCLIB_HOME", str(ROOT))
+    recipe = nc.Recipe(per_class=10, test_per_class=5, width=4, epochs=1, batch=64)
+    run = nc.fit(recipe, tmp_path / "runs", "cpu")
+    page = Page("collapse", {"profile": "digits", "epochs": 1, "width": 4})
+    html = records.save(page, [run], [records.rows(run.history, run)]).to_html()
+    assert "commit" in html and f"{recipe.key}: standard, seed 1, 1 epochs, float32" in html
+    assert "learning rate down tenfold after 0.25 and 0.375" in html and "epochs 1, width 4" in html
+    loaded = records.load(tmp_path / "records")
+    pd.testing.assert_frame_equal(loaded, records.of(page))
+    assert list(loaded.columns) == records.COLUMNS and set(loaded.recipe) == {recipe.key}
+    assert set(loaded.epoch) == {0, 1} and set(loaded.layer) == {"features"}
+    assert set(loaded.profile) == {"digits, epochs 1, width 4"}
+    cost = ledger.costs("digits").loc["digits, epochs 1, width 4"]
+    assert cost["models"] == 1 and 0 <= cost["training, s"] <= cost["pages, s"]
+    assert 0.1 < cost["largest process, GB"] < 100
+
+
+# Pages -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A house with one chapter and one profile."""
+    monkeypatch.setenv("NCLIB_HOME", str(tmp_path))
+    cell = {
+        "cell_type": "code",
+        "metadata": {"tags": ["parameters"]},
+        "source": 'profile = "digits"\nepsilon = 0.2\nseeds = [1]',
+    }
+    (tmp_path / "book").mkdir()
+    (tmp_path / "book" / "mine.ipynb").write_text(json.dumps({"cells": [cell]}))
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles" / "large.yml").write_text("epsilon: 0.5\nepochs: 3\n")
+    pages.literals.cache_clear()
+    return tmp_path
+
+
+def test_a_page_is_named_after_whatever_differs_from_its_profile(checkout):
+    usual = {"profile": "digits", "epsilon": 0.2, "seeds": [1]}
+    assert nc.page("mine", usual).name == "digits"
+    assert nc.page("mine", usual | {"epsilon": 0.1, "seeds": [1, 2]}).name == "digits, epsilon 0.1, seeds [1, 2]"
+    assert nc.page("mine", usual | {"profile": "large"}).name == "large, epsilon 0.2"
+    assert nc.page("mine", usual | {"profile": "large", "epsilon": 0.5}).name == "large"
+
+
+def test_a_page_takes_its_parameters_and_nothing_else_from_a_notebooks_variables(checkout):
+    variables = {"profile": "digits", "epsilon": 0.2, "seeds": [1], "In": ["x"], "nc": nc, "other": 3, "_": 4}
+    assert nc.page("mine", variables).parameters == {"profile": "digits", "epsilon": 0.2, "seeds": [1]}
+    (checkout / "book" / "mine.ipynb").unlink()  # as where only the library is installed
+    assert nc.page("mine", variables).parameters == {"profile": "digits", "epsilon": 0.2, "seeds": [1], "other": 3}
+
+
+def test_records_of_other_parameters_lie_in_a_folder_of_their_own(checkout, monkeypatch):
+    monkeypatch.delenv("NCLIB_RECORDS", raising=False)
+    usual = {"profile": "digits", "epsilon": 0.2, "seeds": [1]}
+    places = [records.place(nc.page("mine", usual | {"epsilon": e})) for e in (0.2, 0.1, 0.3)]
+    assert [str(p.relative_to(checkout)) for p in places] == [
+        "runs/records/digits/mine", "runs/records/digits-epsilon-0.1/mine", "runs/records/digits-epsilon-0.3/mine",
+    ]  # fmt: skip
+    assert records.own("digits") == places[0].parent
+
+
+# Provenance and what is committed ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "origin, found",
+    [
+        ("https://github.com/someone/some.book.git", "https://github.com/someone/some.book"),
+        ("git@github.com:someone/book.git", "https://github.com/someone/book"),
+        ("https://github.com/someone/book/", "https://github.com/someone/book"),
+        ("https://example.org/someone/book.git", None),
+    ],
+)
+def test_a_public_repository_is_recognised(monkeypatch, origin, found):
+    monkeypatch.setenv("NCLIB_REPOSITORY", origin)
+    assert provenance.repository() == found
+
+
+RECORDED = sorted(p.parent for p in (ROOT / "results").glob("*/records"))
+
+
+@pytest.mark.parametrize("results", RECORDED, ids=lambda p: p.name)
+def test_committed_records_give_the_verdicts_that_the_committed_ledger_page_shows(results):
+    table = ledger.judged(records.load(results / "records"))
+    assert set(table.profile) == {results.name}
+    page = json.loads((results / "pages" / "ledger.ipynb").read_text())
+    shown = "".join(
+        "".join(output["data"]["text/markdown"])
+        for cell in page["cells"]
+        for output in cell.get("outputs", [])
+        if "text/markdown" in output.get("data", {})
+    )
+    for row in table.itertuples():
+        section = shown.split(f"{{admonition}} {row.id} · ")[1].split("\n:::\n")[0]
+        assert re.search(rf"- \*{results.name}\*.*: \*\*{row.verdict}\*\*\. {re.escape(row.measured)}", section), row.id
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "results").glob("*/pages/*.ipynb")), ids=lambda p: p.stem)
+def test_a_recorded_page_names_no_folder_of_the_machine_it_ran_on(page):
+    notebook = json.loads(page.read_text())
+    assert "papermill" not in notebook["metadata"]
+    streams = [o["name"] for c in notebook["cells"] for o in c.get("outputs", []) if o["output_type"] == "stream"]
+    assert "stderr" not in streams and "ipykernel_" not in page.read_text()
