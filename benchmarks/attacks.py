@@ -69,7 +69,7 @@ def contenders(model: nn.Module, x, y, steps: int) -> dict:
 
 
 def advertorch(model, x, y, steps) -> dict:
-    from nclib.zoo import zoo
+    from nclib.attacks.zoo import zoo
 
     options = dict(eps=EPSILON, eps_iter=STEP, nb_iter=steps, rand_init=False)
     installed = zoo()["LinfPGDAttack"](copy.deepcopy(model), **options)

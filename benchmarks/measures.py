@@ -23,7 +23,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import nclib as nc
-from nclib.train import measured_epochs
+from nclib.training.store import kept_epochs
 
 
 def seconds(run) -> float:
@@ -166,7 +166,7 @@ def beside_training(images: int, repeats: int, epochs: int = 100) -> None:
             optimizer.step()
 
     epoch()
-    points = len(measured_epochs(epochs))
+    points = len(kept_epochs(epochs))
     shares = [
         points / epochs * seconds(lambda: nc.collapse(model, [clean, test])) / seconds(epoch) for _ in range(repeats)
     ]

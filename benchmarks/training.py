@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from nclib import Recipe
 from nclib.compute import choose
 from nclib.data import Dataset, Split
-from nclib.train import _epoch, batch_loss, network
+from nclib.training.epochs import batch_loss, network, train_epoch
 
 PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12}  # dense bfloat16, multiply and add counted as two
 
@@ -54,7 +54,7 @@ class Trainer:
 
     def epoch(self) -> float:
         began = time.perf_counter()
-        _epoch(self.model, self.optimizer, self.recipe, self.data, self.compute, self.epochs, None)
+        train_epoch(self.model, self.optimizer, self.recipe, self.data.train, self.compute, self.epochs)
         self.epochs += 1
         return time.perf_counter() - began
 

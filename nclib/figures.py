@@ -131,26 +131,18 @@ def panels(
     return _closed(figure)
 
 
-def heatmap(matrix: np.ndarray, labels: Sequence[str], low: float, high: float, title: str = "", ax=None) -> plt.Figure:
-    """A class-by-class matrix with its numbers (those of at most 12 classes)."""
-    axis = ax or plt.subplots(figsize=(4.6, 4), layout="constrained")[1]
-    diverging = low < 0
-    sns.heatmap(
-        matrix, vmin=low, vmax=high, cmap="RdBu_r" if diverging else "Blues", square=True, ax=axis,
-        annot=len(matrix) <= 12, fmt=".2f", annot_kws={"size": 6}, cbar_kws={"shrink": 0.7},
-        xticklabels=labels, yticklabels=labels,
-    )  # fmt: skip
-    axis.tick_params(labelsize=8, length=0)
-    axis.set_title(title)
-    return axis.figure if ax is not None else _closed(axis.figure)
-
-
 def heatmaps(matrices: dict[str, np.ndarray], labels: Sequence[str], low: float, high: float) -> plt.Figure:
-    """Class-by-class matrices side by side, each under its name."""
+    """Class-by-class matrices side by side, each under its name, with their numbers (those of at most 12 classes)."""
     size = (WIDTH, WIDTH / len(matrices) - 0.4)
     figure, axes = plt.subplots(1, len(matrices), figsize=size, squeeze=False, layout="constrained")
     for axis, (name, matrix) in zip(axes.flat, matrices.items()):
-        heatmap(matrix, labels, low, high, name, axis)
+        sns.heatmap(
+            matrix, vmin=low, vmax=high, cmap="RdBu_r" if low < 0 else "Blues", square=True, ax=axis,
+            annot=len(matrix) <= 12, fmt=".2f", annot_kws={"size": 6}, cbar_kws={"shrink": 0.7},
+            xticklabels=labels, yticklabels=labels,
+        )  # fmt: skip
+        axis.tick_params(labelsize=8, length=0)
+        axis.set_title(name)
     return _closed(figure)
 
 
@@ -223,7 +215,8 @@ def player(
     Each frame is (points (N, 2), corners (3, 2)), with one title; ``classes`` (N,) are 0..2. Without a script, and in
     print, the last frame stands still.
     """
-    low, high = (f(np.concatenate([np.concatenate(frame) for frame in frames]), axis=0) for f in (np.min, np.max))
+    everything = np.concatenate([np.concatenate(frame) for frame in frames])
+    low, high = everything.min(0), everything.max(0)
     scale = min(940 / (high - low)[0], 600 / (high - low)[1])
     places = [np.concatenate(frame) - (low + high) / 2 for frame in frames]
     places = [np.round((500, 370) + scale * p * (1, -1)).astype(int).tolist() for p in places]
@@ -246,26 +239,11 @@ def player(
 
 
 def _cloud(axis, points: np.ndarray, classes: np.ndarray, means: np.ndarray, labels: Sequence[str]) -> None:
+    look = dict(s=7, alpha=0.5, linewidths=0, rasterized=True)
     for c, label in enumerate(labels):
-        axis.scatter(
-            *points[classes == c].T,
-            color=CLASS_COLORS[c],
-            s=7,
-            alpha=0.5,
-            linewidths=0,
-            rasterized=True,
-            label=f"class {label}",
-        )
+        axis.scatter(*points[classes == c].T, color=CLASS_COLORS[c], label=f"class {label}", **look)
     axis.fill(*means.T, fill=False, edgecolor="#555555", linewidth=0.8)
-    axis.scatter(
-        *means.T,
-        color=CLASS_COLORS,
-        marker="*",
-        s=110,
-        edgecolors="black",
-        linewidths=0.6,
-        zorder=3,
-    )
+    axis.scatter(*means.T, color=CLASS_COLORS, marker="*", s=110, edgecolors="black", linewidths=0.6, zorder=3)
     axis.set(xticks=[], yticks=[], aspect="equal")
     axis.margins(0.12)
     sns.despine(ax=axis, left=True, bottom=True)
