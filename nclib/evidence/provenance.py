@@ -38,7 +38,7 @@ def versions() -> dict[str, str]:
 def _git(*words: str) -> str:
     """What git says of this library's checkout; nothing where there is no git, or no checkout."""
     try:
-        done = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True)
+        done = subprocess.run(["git", *words], cwd=Path(__file__).parents[1], capture_output=True, text=True)
     except OSError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
