@@ -36,22 +36,17 @@ def choose(precision: str = "auto", device: str | torch.device | None = None, si
 
     Raises ValueError for a CUDA device that is not there.
     """
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(device)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {str(device)!r} asked for, but torch finds no CUDA device; choose cpu")
     if precision != "auto":
         return Compute(device, getattr(torch, precision), "as asked")
-    if device.type == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return Compute(device, torch.bfloat16, "this GPU multiplies bfloat16 natively")
-        return Compute(device, torch.float32, "this GPU has no bfloat16 units")
-    if side < 16:
+    if device.type == "cpu" and side < 16:
         return Compute(device, torch.float32, "images this small gain little from bfloat16 on a CPU")
-    if _cpu_has_bf16():
-        return Compute(device, torch.bfloat16, "this CPU has bfloat16 units")
-    return Compute(device, torch.float32, "this CPU has no bfloat16 units")
+    gpu = device.type == "cuda"
+    native = torch.cuda.is_bf16_supported(including_emulation=False) if gpu else _cpu_has_bf16()
+    reason = f"this {'GPU' if gpu else 'CPU'} has {'' if native else 'no '}bfloat16 units"
+    return Compute(device, torch.bfloat16 if native else torch.float32, reason)
 
 
 def _cpu_has_bf16() -> bool:

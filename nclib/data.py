@@ -1,7 +1,9 @@
 """Data sets as tensors: images kept as they are stored, converted to [0, 1] by the batch."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -128,57 +130,50 @@ def _digits() -> Dataset:
     images = torch.tensor(bunch.images / 16.0, dtype=torch.float32)[:, None]
     labels = torch.tensor(bunch.target, dtype=torch.int64)
     train, test = train_test_split(range(len(labels)), test_size=0.2, random_state=0, stratify=bunch.target)
-    return Dataset(
-        "digits",
-        Split(images[train], labels[train]),
-        Split(images[test], labels[test]),
-        tuple(str(c) for c in bunch.target_names),
-    )
+    splits = (Split(images[part], labels[part]) for part in (train, test))
+    return Dataset("digits", *splits, tuple(map(str, bunch.target_names)))
 
 
 def _torchvision(name: str, root: Path) -> Dataset:
-    if name == "imagenette":
-        return _imagenette(root)
     import torchvision.datasets as tv
 
-    source = {"mnist": tv.MNIST, "fashion_mnist": tv.FashionMNIST, "cifar10": tv.CIFAR10, "cifar100": tv.CIFAR100}[name]
-    splits = []
-    for train in (True, False):
-        try:
-            splits.append(source(root, train=train, download=False))
-        except RuntimeError:
-            try:
-                splits.append(source(root, train=train, download=True))
-            except Exception as error:
-                folder = root / getattr(source, "base_folder", f"{source.__name__}/raw")
-                raise FileNotFoundError(
-                    f"{name}: files missing or damaged in {folder} and the download failed"
-                    f" ({type(error).__name__}); put torchvision's {source.__name__} files there or set NCLIB_DATA"
-                ) from None
-    return Dataset(name, *(_as_split(s) for s in splits), tuple(splits[0].classes))
+    source = {"mnist": tv.MNIST, "fashion_mnist": tv.FashionMNIST, "cifar10": tv.CIFAR10, "cifar100": tv.CIFAR100}
+    if name == "imagenette":
+        where, what = root / "imagenette2-160", "the 160 px archive"
+        splits = [partial(tv.Imagenette, root, split=split, size="160px") for split in ("train", "val")]
+    else:
+        source = source[name]
+        where, what = (
+            root / getattr(source, "base_folder", f"{source.__name__}/raw"),
+            f"torchvision's {source.__name__}",
+        )
+        splits = [partial(source, root, train=train) for train in (True, False)]
+    try:
+        read = [_here_or_fetched(split) for split in splits]
+    except Exception as error:
+        raise FileNotFoundError(
+            f"{name}: files missing or damaged in {where} and the download failed ({type(error).__name__});"
+            f" put {what} files there or set NCLIB_DATA"
+        ) from None
+    classes = tuple(c if isinstance(c, str) else c[0] for c in read[0].classes)
+    return Dataset(name, *(_pictures(r) if name == "imagenette" else _arrays(r) for r in read), classes)
 
 
-def _as_split(split) -> Split:
+def _here_or_fetched(split: Callable):
+    try:
+        return split(download=False)
+    except RuntimeError:
+        return split(download=True)
+
+
+def _arrays(split) -> Split:
     images = torch.as_tensor(split.data)
     images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
     return Split(images, torch.as_tensor(split.targets, dtype=torch.int64))
 
 
-def _imagenette(root: Path, side: int = 160) -> Dataset:
-    from torchvision.datasets import Imagenette
+def _pictures(split, side: int = 160) -> Split:
     from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize
 
-    splits = []
-    for train in ("train", "val"):
-        try:
-            folder = Imagenette(
-                root, split=train, size=f"{side}px", download=not (root / f"imagenette2-{side}").exists()
-            )
-        except Exception as error:
-            raise FileNotFoundError(
-                f"imagenette: no folder {root / f'imagenette2-{side}'} and the download failed"
-                f" ({type(error).__name__}); unpack the {side} px archive there or set NCLIB_DATA"
-            ) from None
-        images = [center_crop(resize(pil_to_tensor(image), [side]), [side, side]) for image, _ in folder]
-        splits.append(Split(torch.stack(images), torch.tensor([label for _, label in folder])))
-    return Dataset("imagenette", *splits, tuple(names[0] for names in folder.classes))
+    images = [center_crop(resize(pil_to_tensor(image), [side]), [side, side]) for image, _ in split]
+    return Split(torch.stack(images), torch.tensor([label for _, label in split]))

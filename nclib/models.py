@@ -55,13 +55,8 @@ def preactresnet(channels, num_classes, width, mean, std, blocks: Sequence[int],
     """Pre-activation ResNet of ``len(blocks)`` groups; width doubles and size halves from group to group."""
     stages = OrderedDict(normalize=Normalize(mean, std))
     if large:
-        stem = [
-            nn.Conv2d(channels, width, 7, 2, 3, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
-            nn.MaxPool2d(3, 2, 1),
-        ]
-        stages["stem"] = nn.Sequential(*stem)
+        wide = nn.Conv2d(channels, width, 7, 2, 3, bias=False)
+        stages["stem"] = nn.Sequential(wide, nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(3, 2, 1))
     else:
         stages["stem"] = nn.Conv2d(channels, width, 3, 1, 1, bias=False)
     inside = width
@@ -85,13 +80,11 @@ def vgg11(channels, num_classes, width, mean, std, large: bool) -> nn.Sequential
     inside, plan = channels, (1, "M", 2, "M", 4, 4, "M", 8, 8, "M", 8, 8)
     for factor in plan:
         if factor == "M":
-            pooled = nn.Sequential(*stages[f"block{len(stages) - 1}"], nn.MaxPool2d(2))
-            stages[f"block{len(stages) - 1}"] = pooled
-        else:
-            outside = width * factor
-            conv = nn.Conv2d(inside, outside, 3, padding=1)
-            stages[f"block{len(stages)}"] = nn.Sequential(conv, nn.BatchNorm2d(outside), nn.ReLU())
-            inside = outside
+            _, last = stages.popitem()
+            stages[f"block{len(stages)}"] = nn.Sequential(*last, nn.MaxPool2d(2))
+            continue
+        conv, inside = nn.Conv2d(inside, width * factor, 3, padding=1), width * factor
+        stages[f"block{len(stages)}"] = nn.Sequential(conv, nn.BatchNorm2d(inside), nn.ReLU())
     stages["features"] = _features(nn.MaxPool2d(2)) if large else _features()
     stages["head"] = nn.Linear(inside, num_classes)
     model = nn.Sequential(stages)

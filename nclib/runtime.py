@@ -5,6 +5,7 @@ A job tells by a bar where somebody watches, by lines in a log, by nothing in a 
 """
 
 import errno
+import json
 import os
 import sys
 import threading
@@ -47,6 +48,29 @@ def write(file: Path, content: bytes | str) -> str:
             raise OSError(errno.ENOSPC, f"disk full while writing {file.name}: free some space and run again") from None
         raise
     return sha256(content).hexdigest()
+
+
+def changed(folder: Path, digests: dict[str, str]) -> list[str]:
+    """The files of a folder that are missing, or not what was written: ``digests`` has their sha256 by name."""
+    files = {folder / name: was for name, was in digests.items()}
+    return [f.name for f, was in files.items() if not f.exists() or sha256(f.read_bytes()).hexdigest() != was]
+
+
+def write_sealed(file: Path, settings: dict, body: str) -> None:
+    """Write a text under one line that says what it is: its settings, and the digest of the body."""
+    digest = sha256(body.encode()).hexdigest()
+    write(file, f"# {json.dumps(settings | {'sha256': digest})}\n{body}")
+
+
+def read_sealed(file: Path, settings: dict) -> str | None:
+    """The body of a sealed text; None where there is none, or, said in a line, where it is not what was written."""
+    if not file.exists():
+        return None
+    head, _, body = file.read_bytes().partition(b"\n")
+    if head == f"# {json.dumps(settings | {'sha256': sha256(body).hexdigest()})}".encode():
+        return body.decode()
+    log(f"{file} is damaged: not used")
+    return None
 
 
 def progress(steps: Iterable, label: str, total: int) -> Iterator:

@@ -3,11 +3,12 @@
 import json
 from collections.abc import Sequence
 from hashlib import sha256
+from io import StringIO
 from pathlib import Path
 
 import pandas as pd
 
-from ..runtime import alone, log, progress, write
+from ..runtime import alone, progress, read_sealed, write_sealed
 from .layers import last_layer, outputs
 from .views import View, views
 
@@ -33,17 +34,32 @@ def history(run, views: Sequence[str] | None = None, split: str | None = None, *
         settings["attack"] = {}
     elif "untargeted" in names and "train" in settings["splits"]:
         settings["perturbations"] = run.recipe.perturbations
-    file = run.path / "measures" / f"{sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]}.csv"
-    file.parent.mkdir(exist_ok=True)
-    with alone(file.with_suffix(".lock"), run.recipe.label):
-        tables = [_cached(file, settings)]
-        left = [epoch for epoch in run.epochs if epoch not in set(tables[0].epoch)]
-        for epoch in progress(left, f"{run.recipe.label}: measures", len(left)):
-            tables.append(_measured(run, epoch, settings))
-            _cache(file, settings, pd.concat([t for t in tables if len(t)]))
+    settings["weights"] = run.origin["sha256"]["model.safetensors"]
+    name = f"{sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]}.csv"
+    table = max((_kept(folder / name, settings) for folder in run.measures), key=len)
+    if left := [epoch for epoch in run.epochs if epoch not in set(table.epoch)]:
+        if not all(map(run.has, left)):
+            return history(run.whole(), views, split, **attack)
+        table = _measured_and_kept(run, settings, run.measures[-1] / name)
     seconds = [(epoch, "train", "clean", "seconds", run.origin["seconds"][str(epoch)]) for epoch in run.epochs]
-    tables.append(pd.DataFrame(seconds, columns=COLUMNS))
-    return pd.concat([t for t in tables if len(t)], ignore_index=True)
+    return pd.concat([table, pd.DataFrame(seconds, columns=COLUMNS)], ignore_index=True)
+
+
+def _measured_and_kept(run, settings: dict, file: Path) -> pd.DataFrame:
+    """Every kept epoch measured, each put on disk as soon as it is; what another process has done is not done again."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with alone(file.with_suffix(".lock"), run.recipe.label):
+        table = _kept(file, settings)
+        left = [epoch for epoch in run.epochs if epoch not in set(table.epoch)]
+        for epoch in progress(left, f"{run.recipe.label}: measures", len(left)):
+            table = pd.concat([t for t in (table, _measured(run, epoch, settings)) if len(t)], ignore_index=True)
+            write_sealed(file, settings, table.to_csv(index=False))
+    return table
+
+
+def _kept(file: Path, settings: dict) -> pd.DataFrame:
+    body = read_sealed(file, settings)
+    return pd.read_csv(StringIO(body)) if body else pd.DataFrame(columns=COLUMNS)
 
 
 def _measured(run, epoch: int, settings: dict) -> pd.DataFrame:
@@ -56,22 +72,3 @@ def _measured(run, epoch: int, settings: dict) -> pd.DataFrame:
         labels, features, logits = run.stale(epoch)
         seen[place] = (View("untargeted", labels, labels), features, logits)
     return last_layer(model.head.weight, seen).assign(epoch=epoch)[COLUMNS]
-
-
-def _cache(file: Path, settings: dict, table: pd.DataFrame) -> None:
-    body = table.to_csv(index=False)
-    digest = sha256(body.encode()).hexdigest()
-    write(file, f"# {json.dumps(settings | {'sha256': digest})}\n{body}")
-
-
-def _cached(file: Path, settings: dict) -> pd.DataFrame:
-    """What was measured before, where it is whole."""
-    empty = pd.DataFrame(columns=COLUMNS)
-    if not file.exists():
-        return empty
-    head, _, body = file.read_bytes().partition(b"\n")
-    digest = sha256(body).hexdigest()
-    if head != f"# {json.dumps(settings | {'sha256': digest})}".encode():
-        log(f"{file} is damaged: measured anew")
-        return empty
-    return pd.read_csv(file, comment="#")

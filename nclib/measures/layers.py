@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -26,8 +26,7 @@ def layer_names(model: nn.Module) -> list[str]:
     return ["pixels"] + [name for name, _ in model.named_children() if name not in ("normalize", "head")]
 
 
-@dataclass(frozen=True)
-class FirstPass:
+class FirstPass(NamedTuple):
     """What one walk over a view leaves: class means by layer, the network's classes (N,), its mean loss."""
 
     means: dict[str, ClassMeans]
@@ -108,8 +107,8 @@ def last_layer(weight: Tensor, seen: Iterable[tuple[View, Tensor, Tensor]], laye
     rows, reference = [], None
     for view, h, logits in seen:
         with _at(view, layer):
-            means = class_means(h, view.labels, len(weight))
-            passes, predicted = _passes(means, reference), logits.argmax(1)
+            means, predicted = class_means(h, view.labels, len(weight)), logits.argmax(1)
+            passes = _passes(means, reference)
             for one in passes:
                 one.update(h, view.labels, predicted)
             found = {"accuracy": float((predicted == view.labels).double().mean())} | combined(*passes)
@@ -157,7 +156,7 @@ def _classes(views: Sequence[View], num_classes: int | None) -> int:
 
 def _passes(means: ClassMeans, reference: ClassMeans | None) -> list[WithinPass]:
     """A second pass about a view's own means, and, where there is a reference view, one about that view's."""
-    return [WithinPass(means)] + ([] if reference is None else [WithinPass(means, reference)])
+    return [WithinPass(means, centers) for centers in ([None] if reference is None else [None, reference])]
 
 
 def _compared(means: ClassMeans, reference: ClassMeans | None) -> dict[str, float]:

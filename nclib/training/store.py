@@ -2,20 +2,20 @@
 
 ``runs/<key>-<dtype>/`` holds a run: a snapshot of the weights at every kept epoch, the final weights, the outputs on
 stale perturbations where a recipe asks for them, and, written last, ``recipe.json`` with the digests of all these.
+``results/*/networks/`` holds runs that travel with the book, read only: final weights, and what was measured.
 """
 
 import copy
 import json
+import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
-from hashlib import sha256
 from pathlib import Path
 
 import pandas as pd
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -26,12 +26,12 @@ from ..measures.history import history
 from ..measures.layers import outputs
 from ..measures.views import View
 from ..runtime import alone, home, log, progress, spread, write
+from . import checkpoint
+from .checkpoint import RECORD, Checkpoint, snapshot_name, stale_name
 from .epochs import network, reestimate_statistics, sgd, train_epoch
 from .recipe import Recipe
 
 SAVE_EVERY = 10.0  # seconds between saves of the resume state
-RECORD = "recipe.json"
-UNFINISHED = "unfinished"
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Run:
     """A trained ``model`` (eval mode) with its ``recipe``, the ``data`` it knows, and its folder ``path``.
 
     ``origin`` is what its record says: key, dtype, seconds of training until each kept epoch, device, versions,
-    commit.
+    commit. ``root`` is where runs of this machine are kept; a network that travelled lies elsewhere.
     """
 
     recipe: Recipe
@@ -47,6 +47,7 @@ class Run:
     data: Dataset
     path: Path
     origin: dict
+    root: Path
 
     @cached_property
     def history(self) -> pd.DataFrame:
@@ -57,6 +58,16 @@ class Run:
     def dtype(self) -> str:
         """What it was trained in: "float32" or "bfloat16"."""
         return self.origin["dtype"]
+
+    @property
+    def shipped(self) -> bool:
+        """Did it travel with the book, trained elsewhere?"""
+        return self.path.parent != self.root
+
+    @property
+    def measures(self) -> tuple[Path, Path]:
+        """Where measures of these weights are kept: beside them, and, what is measured here, in ``root``."""
+        return self.path / "measures", self.root / self.path.name / "measures"
 
     @property
     def seconds(self) -> float:
@@ -70,24 +81,40 @@ class Run:
 
     @property
     def epochs(self) -> list[int]:
-        """The epochs whose weights were kept, the untrained network (0) and the last among them."""
+        """The kept epochs, the untrained network (0) and the last among them."""
         return [int(epoch) for epoch in self.origin["seconds"]]
 
+    def has(self, epoch: int) -> bool:
+        """Is all of an epoch here? A network that travelled may have left its snapshots behind."""
+        needed = [snapshot_name(epoch)] if epoch != self.epochs[-1] else []
+        needed += [stale_name(epoch)] if epoch and self.recipe.perturbations == "stale" else []
+        return all((self.path / name).exists() for name in needed)
+
     def at(self, epoch: int) -> nn.Sequential:
-        """The model as it was after a kept epoch. ValueError, with the choices, for any other."""
+        """The model as it was after a kept epoch; where its snapshot did not travel, of the run trained again.
+
+        ValueError, with the choices, for an epoch that was not kept.
+        """
         if epoch not in self.epochs:
             raise ValueError(f"epoch {epoch} was not kept; choose one of {', '.join(map(str, self.epochs))}")
-        if epoch == self.epochs[-1]:
-            return copy.deepcopy(self.model)
+        if not self.has(epoch):
+            return self.whole().at(epoch)
         model = copy.deepcopy(self.model)
-        model.load_state_dict(load_file(self.path / snapshot_name(epoch)))
+        if epoch != self.epochs[-1]:
+            model.load_state_dict(load_file(self.path / snapshot_name(epoch)))
         return model
+
+    def whole(self) -> "Run":
+        """This run with the weights of every kept epoch: itself, or, where they did not travel, trained here."""
+        if all(map(self.has, self.epochs)):
+            return self
+        log(f"{self.recipe.label}: snapshots did not travel with this network; it is trained here")
+        return fit(self.recipe, self.root, str(self.device), shipped=False)
 
     def stale(self, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
         """Labels (N,), features (N, d) and logits (N, C) of the perturbations made during a kept epoch.
 
-        The network is the one at the epoch's end; the perturbations were made against weights before it. ValueError
-        where none were kept: before training, and where the recipe does not say ``perturbations="stale"``.
+        They were made against weights before the epoch's end. ValueError where none were kept.
         """
         file = self.path / stale_name(epoch)
         if not file.exists():
@@ -96,60 +123,59 @@ class Run:
         return kept["labels"], kept["features"], kept["logits"]
 
 
-@dataclass
-class Checkpoint:
-    """What a training has behind it: epochs, seconds, seconds at kept epochs, and the sha256 of each file written."""
+def fit(recipe: Recipe, root: str | Path | None = None, device: str | None = None, shipped: bool | None = None) -> Run:
+    """Train what the recipe says, or go on with it, or load it: ``root`` (default ``runs``) holds every run once.
 
-    epoch: int = 0
-    elapsed: float = 0.0
-    seconds: dict[str, float] = field(default_factory=dict)
-    sha256: dict[str, str] = field(default_factory=dict)
-
-
-def fit(recipe: Recipe, root: str | Path | None = None, device: str | None = None) -> Run:
-    """Train what the recipe says, or go on with it, or load it: ``root`` holds every run once.
-
-    ``root`` is ``runs`` in the checkout unless given, ``device`` CUDA where there is one. Two processes that ask
-    for one recipe train it once. A killed run goes on from its last state and ends, on a CPU, bit for bit where
-    an uninterrupted one does. Damaged files are named and trained again. Raises ValueError for bad data choices,
-    FileNotFoundError for missing data files, FloatingPointError (naming epoch, step and learning rate) when the
-    loss stops being finite, OSError when the disk is full.
+    ``device`` is CUDA where there is one. A network that travels with the book is loaded where none is kept here,
+    unless ``shipped`` is False or NCLIB_FRESH is set. Two processes that ask for one recipe train it once. A killed run
+    goes on from its last state and ends, on a CPU, bit for bit where an uninterrupted one does. Damaged files are named
+    and not used. Raises ValueError for bad data choices, FileNotFoundError for missing data files, FloatingPointError
+    (naming epoch, step and learning rate) when the loss stops being finite, OSError when the disk is full.
     """
     data = load(recipe.dataset, per_class=recipe.per_class, test_per_class=recipe.test_per_class)
-    compute = choose(recipe.precision, device, data.shape[-1])
+    compute, root = choose(recipe.precision, device, data.shape[-1]), Path(root or home() / "runs")
     data = data.to(compute.device)
     model = compute.lay_out(network(recipe, data))
-    path = next((p for p in folders(recipe, compute.name, root) if _fault(recipe, p) is None), None)
+    path = find(recipe, compute.name, root, shipped)
     if path is None:
-        path = folders(recipe, compute.name, root)[0]
+        path = root / f"{recipe.key}-{compute.name}"
         path.mkdir(parents=True, exist_ok=True)
         with alone(path / "lock", recipe.label):
-            fault = _fault(recipe, path)  # looked at again: another process may have trained it meanwhile
-            if fault and fault != UNFINISHED:
-                _start_over(path, fault)
-            if fault:
+            wrong = checkpoint.fault(recipe, path)  # looked at again: another process may have trained it meanwhile
+            if wrong and wrong != checkpoint.UNFINISHED:
+                checkpoint.start_over(path, wrong)
+            if wrong:
                 _train(model, recipe, data, compute, path)
-    (path / "state.safetensors").unlink(missing_ok=True)
+    if path.parent == root:
+        (path / "state.safetensors").unlink(missing_ok=True)
     model.load_state_dict(load_file(path / "model.safetensors"))
-    return Run(recipe, model.eval(), data, path, json.loads((path / RECORD).read_text()))
+    return Run(recipe, model.eval(), data, path, json.loads((path / RECORD).read_text()), root)
 
 
-def folders(recipe: Recipe, dtype: str, root: str | Path | None = None) -> list[Path]:
-    """Where a recipe's run may lie: in the dtype that fits the device, then, unless one was asked for, in another."""
-    names = [dtype] + [name for name in ("float32", "bfloat16") if name != dtype and recipe.precision == "auto"]
-    return [Path(root or home() / "runs") / f"{recipe.key}-{name}" for name in names]
+def find(recipe: Recipe, dtype: str, root: Path, shipped: bool | None = None) -> Path | None:
+    """The folder of a finished run: here before there, in the dtype that fits the device, or was asked for, first."""
+    shipped = not os.environ.get("NCLIB_FRESH") if shipped is None else shipped
+    dtypes = sorted(("float32", "bfloat16"), key=lambda name: name != dtype)
+    asked = dtypes if recipe.precision == "auto" else [recipe.precision]
+    places = [root, *(sorted((home() / "results").glob("*/networks")) if shipped else [])]
+    for path in (place / f"{recipe.key}-{name}" for place in places for name in asked):
+        if not (wrong := checkpoint.fault(recipe, path)):
+            return path
+        if wrong != checkpoint.UNFINISHED and path.parent != root:
+            log(f"{path / wrong} is damaged or missing: this network is not used")
+    return None
 
 
 def fit_all(recipes: Sequence[Recipe], root: str | Path | None = None, jobs: int | None = None) -> list[Run]:
     """``fit`` for every recipe, in order, trained ``jobs`` at a time (``runtime.spread``; one at a time on a GPU)."""
-    jobs = jobs or (1 if torch.cuda.is_available() else None)
-    left = [r for r in recipes if not any((path / RECORD).exists() for path in folders(r, "float32", root))]
+    jobs, place = jobs or (1 if torch.cuda.is_available() else None), Path(root or home() / "runs")
+    left = [recipe for recipe in recipes if find(recipe, "float32", place) is None]
     spread(partial(_fit_quietly, root), left, "networks trained", jobs)
     return [fit(recipe, root) for recipe in recipes]
 
 
 def _fit_quietly(root: str | Path | None, recipe: Recipe) -> None:
-    fit(recipe, root)  # the run stays on disk: models do not travel between processes
+    history(fit(recipe, root))  # both stay on disk: models do not travel between processes
 
 
 def kept_epochs(epochs: int, points: int = 12) -> list[int]:
@@ -157,17 +183,9 @@ def kept_epochs(epochs: int, points: int = 12) -> list[int]:
     return sorted({0, epochs} | {round(epochs ** (i / (points - 1))) for i in range(points)})
 
 
-def snapshot_name(epoch: int) -> str:
-    return f"epoch-{epoch:04d}.safetensors"
-
-
-def stale_name(epoch: int) -> str:
-    return f"stale-{epoch:04d}.safetensors"
-
-
 def _train(model, recipe: Recipe, data: Dataset, compute: Compute, path: Path) -> None:
     optimizer = sgd(model, recipe)
-    past = _resume(path, model, optimizer)
+    past = checkpoint.resume(path, model, optimizer)
     log(f"{recipe.label}: training on {compute.device}, {compute.dtype} ({compute.reason}), from epoch {past.epoch}")
 
     def keep(attacked: list | None) -> None:
@@ -175,12 +193,11 @@ def _train(model, recipe: Recipe, data: Dataset, compute: Compute, path: Path) -
         if attacked:
             name, seen = stale_name(past.epoch), View("stale", *(torch.cat(parts) for parts in zip(*attacked)))
             features, logits = outputs(model, seen)
-            past.sha256[name] = write(
-                path / name, save({"labels": seen.labels, "features": features, "logits": logits})
-            )
+            kept = {"labels": seen.labels, "features": features, "logits": logits}
+            past.sha256[name] = write(path / name, save(kept))
         name = snapshot_name(past.epoch)
-        past.sha256[name] = write(path / name, save(_weights(model)))
-        _save_state(path, model, optimizer, past)
+        past.sha256[name] = write(path / name, save(checkpoint.weights(model)))
+        checkpoint.save_state(path, model, optimizer, past)
 
     if not past.seconds:
         keep(None)
@@ -195,51 +212,13 @@ def _train(model, recipe: Recipe, data: Dataset, compute: Compute, path: Path) -
         if last in kept:
             keep(attacked)
         elif time.monotonic() - saved > SAVE_EVERY:
-            _save_state(path, model, optimizer, past)
+            checkpoint.save_state(path, model, optimizer, past)
             saved = time.monotonic()
     _finish(path, recipe, model, past, compute)
 
 
-def _weights(model: nn.Module) -> dict[str, Tensor]:
-    return {name: t.detach().contiguous().cpu() for name, t in model.state_dict().items()}
-
-
-def _save_state(path: Path, model, optimizer, past: Checkpoint) -> None:
-    tensors = {f"model.{n}": t for n, t in _weights(model).items()}
-    for name, p in model.named_parameters():
-        if p in optimizer.state:  # nothing there before the first step, nor without momentum
-            tensors[f"momentum.{name}"] = optimizer.state[p]["momentum_buffer"].contiguous().cpu()
-    text = json.dumps(asdict(past))
-    seal = sha256(save(tensors) + text.encode()).hexdigest()  # safetensors has no checksum against flipped bits
-    write(path / "state.safetensors", save(tensors, {"past": text, "sha256": seal}))
-
-
-def _resume(path: Path, model, optimizer) -> Checkpoint:
-    """Fill model and optimiser from the resume state, where it and the files before it are sound."""
-    file = path / "state.safetensors"
-    if not file.exists():
-        return Checkpoint()
-    try:
-        with safe_open(file, "pt") as state:
-            metadata, tensors = state.metadata(), {name: state.get_tensor(name) for name in state.keys()}  # noqa: SIM118
-        if metadata["sha256"] != sha256(save(tensors) + metadata["past"].encode()).hexdigest():
-            raise ValueError("digest differs")
-        past = Checkpoint(**json.loads(metadata["past"]))
-        damaged = _damaged(path, past.sha256)
-    except (SafetensorError, KeyError, TypeError, ValueError):
-        damaged = [file.name]
-    if damaged:
-        _start_over(path, damaged[0])
-        return Checkpoint()
-    model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
-    for name, p in model.named_parameters():
-        if f"momentum.{name}" in tensors:
-            optimizer.state[p]["momentum_buffer"] = torch.empty_like(p).copy_(tensors[f"momentum.{name}"])
-    return past
-
-
 def _finish(path: Path, recipe: Recipe, model, past: Checkpoint, compute: Compute) -> None:
-    past.sha256["model.safetensors"] = write(path / "model.safetensors", save(_weights(model)))
+    past.sha256["model.safetensors"] = write(path / "model.safetensors", save(checkpoint.weights(model)))
     record = {
         "recipe": asdict(recipe),
         "key": recipe.key,
@@ -251,32 +230,3 @@ def _finish(path: Path, recipe: Recipe, model, past: Checkpoint, compute: Comput
     }
     write(path / RECORD, json.dumps(record, indent=1))  # last: its presence says "complete"
     log(f"{recipe.label}: {recipe.epochs} epochs in {past.elapsed:.0f} s")
-
-
-def _fault(recipe: Recipe, path: Path) -> str | None:
-    """Why a folder is not a finished run with all that the recipe asks for: unfinished, or the name of a bad file."""
-    try:
-        record = json.loads((path / RECORD).read_text())
-        damaged = _damaged(path, {"model.safetensors": None} | record["sha256"])
-        kept = [stale_name(int(epoch)) for epoch in record["seconds"] if epoch != "0"]
-    except FileNotFoundError:
-        return UNFINISHED
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return RECORD
-    if recipe.perturbations == "stale":
-        damaged += [name for name in kept if name not in record["sha256"]]
-    return damaged[0] if damaged else None
-
-
-def _start_over(path: Path, damaged: str) -> None:
-    """Name what is damaged or missing and clear the run away."""
-    log(f"{path / damaged} is damaged or missing: training starts again")
-    (path / RECORD).unlink(missing_ok=True)  # first: the run is no longer complete
-    for file in path.glob("*.safetensors"):
-        file.unlink()
-
-
-def _damaged(path: Path, digests: dict[str, str]) -> list[str]:
-    """The files that are missing, or not what was written."""
-    files = {path / name: was for name, was in digests.items()}
-    return [f.name for f, was in files.items() if not f.exists() or sha256(f.read_bytes()).hexdigest() != was]

@@ -113,7 +113,7 @@ def test_damaged_measures_are_named_and_made_again(tmp_path, monkeypatch, capsys
     (file,) = (run.path / "measures").glob("*.csv")
     file.write_bytes(spoil(file.read_bytes()))
     pd.testing.assert_frame_equal(nc.history(run), expected, check_exact=True)
-    assert f"{file} is damaged: measured anew" in capsys.readouterr().err
+    assert f"{file} is damaged: not used" in capsys.readouterr().err
 
 
 def test_other_views_splits_and_budgets_are_measures_of_their_own(tmp_path):
