@@ -17,7 +17,8 @@ def main(words: list[str] | None = None) -> int:
     if parent := os.environ.get("NCLIB_PARENT"):
         die_with(int(parent))
     try:
-        return DOES[asked.command](asked) or 0
+        _, do = COMMANDS[asked.command]
+        return do(asked) or 0
     except (BookError, ValueError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -40,41 +41,36 @@ def _sweep(asked: Namespace) -> int | None:
     return sweep.run(many, asked.engine, asked.jobs, asked.address, asked.select)
 
 
-DOES = {  # command -> what it does, given what was asked; a number is the exit code
-    "run": _run,
-    "book": lambda asked: print(book.make(asked.profile, asked.jobs)),
-    "record": lambda asked: print(book.record(asked.profile)),
-    "compare": lambda asked: print(compare.write_page(asked.a, asked.b)),
-    "exercises": lambda asked: print(*exercises.write_copies(), sep="\n"),
-    "pdf": lambda asked: print(pdf.print_book(asked.profile)),
-    "sweep": _sweep,
+COMMANDS = {  # name -> what it is for, and what it does; a number is the exit code
+    "run": ("execute one chapter", _run),
+    "book": ("execute every chapter and render the site", lambda asked: print(book.make(asked.profile, asked.jobs))),
+    "record": ("copy a finished book's evidence to results/", lambda asked: print(book.record(asked.profile))),
+    "compare": ("two runs side by side, in _build/compare", lambda asked: print(compare.write_page(asked.a, asked.b))),
+    "exercises": ("write chapters without solutions", lambda _: print(*exercises.write_copies(), sep="\n")),
+    "pdf": ("print a finished book: _build/<profile>/book.pdf", lambda asked: print(pdf.print_book(asked.profile))),
+    "sweep": ("execute a grid of runs, here or on a Ray cluster", _sweep),
 }
 
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="press", description="Execute chapters and render the book.")
     commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="execute one chapter")
-    run.add_argument("chapter", help="e.g. book/attacks.ipynb or attacks")
-    run.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="override a parameter")
-    run.add_argument("-o", "--output", type=Path, help="write the executed copy (and its records) here instead")
-    whole = commands.add_parser("book", help="execute every chapter and render the site")
-    whole.add_argument("--jobs", type=int, help="chapters at a time (default: 2, on two cores or more)")
-    kept = commands.add_parser("record", help="copy a finished book's evidence to results/")
-    pair = commands.add_parser("compare", help="two runs side by side, in _build/compare")
+    on = {name: commands.add_parser(name, help=words) for name, (words, _) in COMMANDS.items()}
+    for name in ("run", "book", "record", "pdf"):
+        on[name].add_argument("--profile", default="digits", help="a name in profiles/ (default: digits)")
     for side in ("a", "b"):
-        pair.add_argument(side, help="an executed chapter, its folder, or a profile that was run")
-    commands.add_parser("exercises", help="write the chapters without their solutions to _build/exercises")
-    paper = commands.add_parser("pdf", help="print a finished book: _build/<profile>/book.pdf")
-    for command in (run, whole, kept, paper):
-        command.add_argument("--profile", default="digits", help="a name in profiles/ (default: digits)")
-    many = commands.add_parser("sweep", help="execute a grid of runs, here or on a Ray cluster")
-    many.add_argument("file", type=Path, help="e.g. sweeps/digits-seeds.yml")
-    many.add_argument("--dry-run", action="store_true", help="print the runs, which are done, and an estimate of time")
-    many.add_argument("--select", type=int, metavar="N", help="only the N-th run, counted from 1 (for arrays of jobs)")
-    many.add_argument("--jobs", type=int, default=1, help="runs at a time of the local engine (default: 1)")
-    many.add_argument("--engine", choices=["local", "ray"], default="local", help="where runs go (default: local)")
-    many.add_argument("--address", default="local", help="Ray cluster: auto or host:port (default: one of its own)")
+        on["compare"].add_argument(side, help="an executed chapter, its folder, or a profile that was run")
+    on["book"].add_argument("--jobs", type=int, help="chapters at a time (default: 2, on two cores or more)")
+    one, many = on["run"].add_argument, on["sweep"].add_argument
+    one("chapter", help="e.g. book/attacks.ipynb or attacks")
+    one("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="override a parameter")
+    one("-o", "--output", type=Path, help="write the executed copy (and its records) here instead")
+    many("file", type=Path, help="e.g. sweeps/digits-seeds.yml")
+    many("--dry-run", action="store_true", help="print the runs, which are done, and an estimate of time")
+    many("--select", type=int, metavar="N", help="only the N-th run, counted from 1 (for arrays of jobs)")
+    many("--jobs", type=int, default=1, help="runs at a time of the local engine (default: 1)")
+    many("--engine", choices=["local", "ray"], default="local", help="where runs go (default: local)")
+    many("--address", default="local", help="Ray cluster: auto or host:port (default: one of its own)")
     return parser
 
 

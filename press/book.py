@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import nbformat
-import pandas as pd
 
 from nclib.evidence.ledger import judged
 from nclib.evidence.records import load
@@ -40,7 +39,9 @@ def make(profile: str, jobs: int | None = None) -> Path:
 def run_all(profile: str, jobs: int) -> None:
     """Execute every changed chapter, ``jobs`` at a time, each in a process of its own; a line for each."""
     read_profile(profile)
-    first = sorted((name for name in chapters() if name != LEDGER), key=_order)
+    metadata = {name: nbformat.read(source(name), 4).metadata for name in chapters()}
+    order = {name: its.get("nclib", {}).get("order", 9) for name, its in metadata.items()}  # what trains longest first
+    first = sorted((name for name in chapters() if name != LEDGER), key=order.get)
     for wave in (first, [name for name in chapters() if name == LEDGER]):
         queue = []
         for name in wave:
@@ -49,11 +50,6 @@ def run_all(profile: str, jobs: int) -> None:
             else:
                 queue.append(name)
         _run(queue, profile, jobs)
-
-
-def _order(chapter: str) -> int:
-    """Chapters that train longest start first (``nclib: {"order": n}`` in a notebook's metadata)."""
-    return nbformat.read(source(chapter), 4).metadata.get("nclib", {}).get("order", 9)
 
 
 def _run(queue: list[str], profile: str, jobs: int) -> None:
@@ -65,10 +61,14 @@ def _run(queue: list[str], profile: str, jobs: int) -> None:
         time.sleep(0.2)
         _show(place, running)
         for name in [name for name, process in running.items() if process.poll() is not None]:
-            if error := _ended(name, running.pop(name), place):
+            process = running.pop(name)
+            if process.returncode:
                 for other in running.values():
                     other.terminate()
-                raise BookError(error)
+                words = process.stderr.read().decode().strip()
+                raise BookError(words or f"{name}: process ended with {process.returncode}")
+            seconds = json.loads((place / "stamps" / f"{name}.json").read_text())["seconds"]
+            print(f"  {name:24s} {seconds:6.1f} s", flush=True)
 
 
 def _start(chapter: str, profile: str, jobs: int) -> subprocess.Popen:
@@ -88,24 +88,12 @@ def _show(place: Path, running: dict) -> None:
     moving_line(" | ".join(words))
 
 
-def _ended(name: str, process: subprocess.Popen, place: Path) -> str:
-    """Print what a chapter took. Its error, if it failed."""
-    if process.returncode:
-        return process.stderr.read().decode().strip() or f"{name}: process ended with {process.returncode}"
-    seconds = json.loads((place / "stamps" / f"{name}.json").read_text())["seconds"]
-    print(f"  {name:24s} {seconds:6.1f} s", flush=True)
-    return ""
-
-
 def record(profile: str) -> Path:
-    """Commit-ready evidence of a finished book: executed chapters and records to ``results/<profile>/``.
-
-    For digits the README's verdicts and picture follow. BookError where the book has not been made.
-    """
+    """Copy a finished book's chapters and records to ``results/<profile>/``; for digits the README follows."""
     place, results = home() / "_build" / profile, home() / "results" / profile
     if not (place / "site").exists():
         raise BookError(f"nothing to record: run 'make book PROFILE={profile}' first")
-    verdicts = judged(load(place / "records"))
+    judgements = judged(load(place / "records"))
     for kind, pattern in (("records", "*.*"), ("pages", "*.ipynb")):
         shutil.rmtree(results / kind, ignore_errors=True)
         (results / kind).mkdir(parents=True)
@@ -114,12 +102,8 @@ def record(profile: str) -> Path:
     if profile == "digits":
         readme = home() / "README.md"
         before, after = readme.read_text().split(MARK[0])[0], readme.read_text().split(MARK[1])[1]
-        readme.write_text(before + MARK[0] + "\n" + verdict_table(verdicts) + MARK[1] + after)
+        lines = [f"| {row.id} | {row.claim} | **{row.verdict}** |\n" for row in judgements.itertuples()]
+        told = "| | claim | on digits |\n|---|---|---|\n" + "".join(lines)
+        readme.write_text(f"{before}{MARK[0]}\n{told}{MARK[1]}{after}")
         shutil.copy2(place / "source" / "_static" / "picture.svg", results)
     return results
-
-
-def verdict_table(verdicts: pd.DataFrame) -> str:
-    """The README's table of verdicts, in Markdown."""
-    lines = [f"| {row.id} | {row.claim} | **{row.verdict}** |\n" for row in verdicts.itertuples()]
-    return "| | claim | on digits |\n|---|---|---|\n" + "".join(lines)

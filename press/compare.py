@@ -41,7 +41,7 @@ def write_page(a: str, b: str) -> Path:
 def sides(a: str, b: str) -> tuple[Side, Side]:
     """The two runs, by what they have in common: each an executed notebook, its folder, or a profile's name.
 
-    Raises BookError, in one line, where one of them is missing, lacks its records, or no chapter is in both.
+    BookError where one of them is missing, lacks its records, or no chapter is in both.
     """
     found = {name: _pages(name) for name in (a, b)}
     common = [chapter for chapter in chapters() if all(chapter in pages for pages in found.values())]

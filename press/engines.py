@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from pathlib import Path
 
 from nclib.runtime import home, write
@@ -17,9 +16,9 @@ RETRIES = 3  # of a job whose worker or node died
 
 
 def perform(job: Job, house: Path, cpus: int) -> dict[str, bytes]:
-    """One job, as one shell command that dies with this process. Returns its folder's files; error.txt if it failed.
+    """One job, as one shell command that dies with this process, in the asking machine's house or, without it, our own.
 
-    Where the asking machine's house is not on this one, this one's own is used.
+    Returns its folder's files, among them error.txt if it failed.
     """
     house = house if house.is_dir() else home()
     place, error = house / job.folder, house / job.folder / "error.txt"
@@ -31,8 +30,7 @@ def perform(job: Job, house: Path, cpus: int) -> dict[str, bytes]:
     error.unlink(missing_ok=True)
     if done.returncode:
         write(error, done.stderr.strip() or f"its process ended with {done.returncode}")
-    kept = (file for file in place.rglob("*") if file.is_file() and file.suffix != ".lock")
-    return {str(file.relative_to(place)): file.read_bytes() for file in kept}
+    return {str(f.relative_to(place)): f.read_bytes() for f in place.rglob("*") if f.is_file() and f.suffix != ".lock"}
 
 
 def on_this_machine(sweep: Sweep, jobs: list[Job], at_once: int) -> Iterator[tuple[dict[Job, dict], int]]:
@@ -48,11 +46,9 @@ def on_this_machine(sweep: Sweep, jobs: list[Job], at_once: int) -> Iterator[tup
 
 
 def on_ray(sweep: Sweep, jobs: list[Job], address: str) -> Iterator[tuple[dict[Job, dict], int]]:
-    """The same from a Ray cluster: it places jobs, repeats those whose worker or node died, and moves their files.
-
-    How many are running is told as if the cluster were this sweep's alone.
-    """
-    with _cluster(address) as ray:
+    """The same from a Ray cluster: it places jobs, repeats those whose worker or node died, and moves their files."""
+    ray = _cluster(address)
+    try:
         gpus, slots = _slots(sweep, [node["Resources"] for node in ray.nodes() if node["Alive"]])
         options = dict(num_cpus=sweep.cpus, num_gpus=gpus, max_retries=RETRIES, retry_exceptions=False)
         task = ray.remote(**options)(perform)
@@ -60,10 +56,11 @@ def on_ray(sweep: Sweep, jobs: list[Job], address: str) -> Iterator[tuple[dict[J
         while waiting:
             ready = ray.wait(list(waiting), timeout=1)[0]
             finished = {waiting.pop(future): _files(ray, future) for future in ready}
-            yield finished, min(len(waiting), slots)
+            yield finished, min(len(waiting), slots)  # if the cluster is this sweep's alone
+    finally:
+        ray.shutdown()
 
 
-@contextmanager
 def _cluster(address: str):
     """Ray, connected. BookError, in one line, where it is not installed or nobody answers."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -75,10 +72,7 @@ def _cluster(address: str):
         ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, ValueError) as error:
         raise BookError(f"no Ray cluster at {address!r}: {str(error).splitlines()[0]}") from None
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
+    return ray
 
 
 def _slots(sweep: Sweep, nodes: list[dict]) -> tuple[float, int]:

@@ -49,57 +49,50 @@ def syntax(code: str) -> str:
     """A module's syntax tree as text: comments, docstrings and layout leave no trace in it."""
     tree = ast.parse(code)
     for node in ast.walk(tree):
-        documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
-        if documented and ast.get_docstring(node) is not None:
-            node.body.pop(0)
+        match node:
+            case ast.AST(body=[ast.Expr(value=ast.Constant(value=str())), *rest]):
+                node.body = rest
     return ast.dump(tree)
 
 
 def unchanged(chapter: str, profile: str, overrides: dict | None = None, output: Path | None = None) -> bool:
     """Is a chapter's page there, and is it what today's source, parameters and library would give?"""
-    place, page = _place(chapter, profile, output)
-    stamp = place / "stamps" / f"{page.stem}.json"
+    place, page, stamp = _place(chapter, profile, output)
     if not page.exists() or not stamp.exists():
         return False
-    key = execution_key(chapter, parameters(chapter, profile, overrides or {}), place)
-    return json.loads(stamp.read_text())["key"] == key
+    values = parameters(chapter, profile, overrides or {})
+    return json.loads(stamp.read_text())["key"] == execution_key(chapter, values, place)
 
 
-def _place(chapter: str, profile: str, output: Path | None) -> tuple[Path, Path]:
-    """The folder of a page's stamp, log and failed copy, and the page: the profile's own, or the one asked for."""
-    if output:
-        return output.resolve().parent, output.resolve()
-    place = home() / "_build" / profile
-    return place, place / "pages" / f"{source(chapter).stem}.ipynb"
+def _place(chapter: str, profile: str, output: Path | None) -> tuple[Path, Path, Path]:
+    """The folder of all that an execution leaves, its page (the profile's own, or the one asked for), and its stamp."""
+    place = output.resolve().parent if output else home() / "_build" / profile
+    page = output.resolve() if output else place / "pages" / f"{source(chapter).stem}.ipynb"
+    return place, page, place / "stamps" / f"{page.stem}.json"
 
 
 def run_chapter(chapter: str, profile: str, overrides: dict | None = None, output: Path | None = None) -> Path:
     """Execute one chapter into ``_build/<profile>/pages``, or, records and all, to ``output`` and its folder.
 
     An unchanged page is not run twice, and of two processes that ask for one page the second waits for the first.
-    Raises BookError with the cell's own error when a cell raises; the failed copy goes to ``failed`` in
-    ``_build/<profile>``, or in the output's folder.
+    BookError with the cell's own error when a cell raises; the failed copy lies in ``failed``.
     """
     values = parameters(chapter, profile, overrides or {})
-    place, page = _place(chapter, profile, output)
-    failed, stamp = place / "failed" / page.name, place / "stamps" / f"{page.stem}.json"
-    for folder in (page.parent, stamp.parent, failed.parent):
-        folder.mkdir(parents=True, exist_ok=True)
+    place, page, stamp = _place(chapter, profile, output)
+    failed, told = place / "failed" / page.name, place / f"{page.stem}.log"
+    recorded = (place if output else place / "records") / page.stem
+    for file in (page, stamp, failed, recorded):
+        file.parent.mkdir(parents=True, exist_ok=True)
     with alone(stamp.with_suffix(".lock"), page.stem):
-        if not unchanged(chapter, profile, overrides, output):
-            began, key = time.time(), execution_key(chapter, values, place)
-            _tell_kernels(place / f"{page.stem}.log", (place if output else place / "records") / page.stem)
-            run_notebook(source(chapter), failed, values, cwd=book_folder())
-            os.replace(failed, page)
-            write(stamp, json.dumps({"key": key, "seconds": round(time.time() - began, 1)}))
+        if unchanged(chapter, profile, overrides, output):
+            return page
+        began, key = time.time(), execution_key(chapter, values, place)
+        told.unlink(missing_ok=True)
+        os.environ |= {"NCLIB_HOME": str(home()), "NCLIB_LOG": str(told), "NCLIB_RECORDS": str(recorded)}
+        run_notebook(source(chapter), failed, values, cwd=book_folder())
+        os.replace(failed, page)
+        write(stamp, json.dumps({"key": key, "seconds": round(time.time() - began, 1)}))
     return page
-
-
-def _tell_kernels(told: Path, recorded: Path) -> None:
-    """By the environment: where the house is, which file to tell in how far they are, which to leave records in."""
-    recorded.parent.mkdir(parents=True, exist_ok=True)
-    told.unlink(missing_ok=True)
-    os.environ |= {"NCLIB_HOME": str(home()), "NCLIB_LOG": str(told), "NCLIB_RECORDS": str(recorded)}
 
 
 def run_notebook(notebook: Path, copy: Path, values: dict, cwd: Path) -> None:

@@ -1,9 +1,9 @@
 """Sweep files: a grid of parameters over chapters, read into jobs.
 
-A sweep file (YAML) names ``chapters``, a base ``profile``, and what changes: a ``grid`` with a list of entries for
-each axis, of which every combination is run, or ``runs``, a list of entries (beside a grid: one more axis). An entry
-is a value of the parameter that its axis is named after, or a mapping of several parameters. A parameter goes to
-those chapters that know it. ``cpus`` (1) and ``gpus`` (1 where the cluster has any) are what one run takes.
+A sweep file (YAML) names ``chapters``, a base ``profile``, and what changes: a ``grid``, a list of entries for each
+axis, of which every combination is run, or ``runs``, a list of entries (beside a grid: one more axis). An entry is a
+value of the parameter that its axis is named after, or a mapping of several. A parameter goes to the chapters that
+know it. ``cpus`` (1) and ``gpus`` (1 where the cluster has any) are what one run takes.
 """
 
 import itertools
@@ -101,16 +101,12 @@ def _load(file: Path) -> dict:
     if not isinstance(asked, dict) or not asked.get("chapters"):
         raise BookError(f"{file}: a sweep needs chapters, and may have {', '.join(list(KEYS)[1:])}")
     for key, value in asked.items():
-        _check_key(key, value, file)
+        if key not in KEYS:
+            raise BookError(f"{file}: unknown key {key!r}; choose from {', '.join(KEYS)}")
+        kind, words = KEYS[key]
+        if not isinstance(value, kind) or (isinstance(value, (int, float)) and (isinstance(value, bool) or value < 0)):
+            raise BookError(f"{file}: {key} must be {words}, not {value!r}")
     return asked
-
-
-def _check_key(key: str, value, file: Path) -> None:
-    if key not in KEYS:
-        raise BookError(f"{file}: unknown key {key!r}; choose from {', '.join(KEYS)}")
-    kind, words = KEYS[key]
-    if not isinstance(value, kind) or (isinstance(value, (int, float)) and (isinstance(value, bool) or value < 0)):
-        raise BookError(f"{file}: {key} must be {words}, not {value!r}")
 
 
 def _points(asked: dict, file: Path) -> list[dict]:

@@ -36,15 +36,13 @@ def print_book(profile: str) -> Path:
 
 
 def one_document(place: Path, profile: str) -> str:
-    """This profile's articles behind a title and the contents, with the site's styles and MathJax alone.
-
-    No other script: what a page folds stays open, and no buttons appear.
-    """
+    """This profile's articles behind title and contents; no script but MathJax, so nothing is folded or a button."""
     html = place / "site" / "_build" / "html"
     toc = yaml.safe_load((book_folder() / "_toc.yml").read_text())
     names = [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
     articles = {name: _article(html / f"{name}.html", names) for name in names}
-    head = _read(html / f"{names[0]}.html").head.select("link[rel=stylesheet], script")
+    first = BeautifulSoup((html / f"{names[0]}.html").read_text(), "html.parser")
+    head = first.head.select("link[rel=stylesheet], script")
     lines = [f'<li><a href="#{name}">{article.h1.get_text()}</a></li>' for name, article in articles.items()]
     text = Template((TEMPLATES / "paper.html").read_text()).substitute(
         title=yaml.safe_load((home() / "_config.yml").read_text())["title"],
@@ -60,13 +58,9 @@ def one_document(place: Path, profile: str) -> str:
     return str(document)
 
 
-def _read(page: Path) -> BeautifulSoup:
-    return BeautifulSoup(page.read_text(), "html.parser")
-
-
 def _article(page: Path, names: list[str]):
     """A page's article: ids with the page's name in front, links within the document, none to other scales."""
-    article = _read(page).select_one("article")
+    article = BeautifulSoup(page.read_text(), "html.parser").select_one("article")
     for tag in article.select("[id]:not([id^=T_])"):  # T_: a styled table's own rules use its id
         tag["id"] = f"{page.stem}-{tag['id']}"
     for line in article.select("p"):

@@ -36,15 +36,12 @@ def source(chapter: str) -> Path:
     return book_folder() / f"{name}.ipynb"
 
 
-def profile_names() -> list[str]:
-    return sorted(file.stem for file in (home() / "profiles").glob("*.yml"))
-
-
 def read_profile(name: str) -> dict:
     """A profile's parameters. BookError for an unknown profile, name, or type, or a data set that is not there."""
     file = home() / "profiles" / f"{name}.yml"
     if not file.exists():
-        raise BookError(f"unknown profile {name!r}; choose one of {', '.join(profile_names())}")
+        names = sorted(file.stem for file in (home() / "profiles").glob("*.yml"))
+        raise BookError(f"unknown profile {name!r}; choose one of {', '.join(names)}")
     values, known = yaml.safe_load(file.read_text()) or {}, {}
     for chapter in chapters():
         known |= literals(source(chapter))

@@ -15,17 +15,15 @@ from nclib.runtime import home, write
 
 from . import BookError
 
-LABEL = re.compile(
-    r"^\(([\w-]+)\)=|\$\$ \(([\w-]+)\)|:label: ([\w-]+)|^:name: ([\w-]+)|\{(?:exercise|solution)-start\} ([\w-]+)", re.M
-)
+LABEL = re.compile(r"(?:^\((?=\S+\)=)|\$\$ \(|:label: |^:name: |\{(?:exercise|solution)-start\} )([\w-]+)", re.M)
 PICTURE = ("attacks", "fig-attack-arrows")  # the figure that the first page shows
 PROSE = shutil.ignore_patterns("*.ipynb", ".ipynb_checkpoints", "ruff.toml", ".ruff_cache", "runs")
 
 
 def render(profile: str) -> Path:
-    """Assemble ``_build/<profile>/source`` from pages, prose and twins, and render it. Returns index.html's path.
+    """Assemble ``_build/<profile>/source``, and, where something changed, render it. Returns index.html's path.
 
-    Nothing is done where nothing changed. Raises BookError, with Jupyter Book's warnings; no broken site is left.
+    BookError, with Jupyter Book's warnings; no broken site is left.
     """
     place = home() / "_build" / profile
     folder, site = place / "source", place / "site"
@@ -37,17 +35,16 @@ def render(profile: str) -> Path:
     if index.exists() and stamp.exists() and stamp.read_text() == digest.hexdigest():
         return index
     shutil.rmtree(site, ignore_errors=True)
-    jupyter_book(folder, site, "html")
+    jupyter_book(folder, site)
     _relink(index.parent, scales)
     write(stamp, digest.hexdigest())
     return index
 
 
-def jupyter_book(folder: Path, site: Path, builder: str) -> None:
+def jupyter_book(folder: Path, site: Path) -> None:
     """Build an assembled source folder. Raises BookError with the warnings; what was built then is removed."""
-    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(folder), "--builder", builder]
-    command += ["-W", "-n", "--keep-going", "-q", "--path-output", str(site)]
-    command += ["--config", str(folder / "_config.yml"), "--toc", str(folder / "_toc.yml")]
+    command = [Path(sys.executable).with_name("jupyter-book"), "build", folder, "-W", "-n", "--keep-going", "-q"]
+    command += ["--path-output", site, "--config", folder / "_config.yml", "--toc", folder / "_toc.yml"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         shutil.rmtree(site, ignore_errors=True)
@@ -56,29 +53,27 @@ def jupyter_book(folder: Path, site: Path, builder: str) -> None:
         raise BookError("the site was not built:\n" + "\n".join(warnings or lines[-20:]))
 
 
-def _assemble(profile: str, folder: Path) -> dict[str, list[str]]:
-    """Put pages, prose, configuration and twins into the source folder. Returns the twins by their profile."""
+def _assemble(profile: str, folder: Path) -> list[str]:
+    """Put pages, prose, configuration and twins into the source folder. Returns the twins' profiles."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(home() / "book", folder, ignore=PROSE)
     toc = yaml.safe_load((folder / "_toc.yml").read_text())
+    pages = {p.name: nbformat.read(p, 4) for p in sorted((home() / "_build" / profile / "pages").glob("*.ipynb"))}
     listed = [f"{chapter['file']}.ipynb" for part in toc["parts"] for chapter in part["chapters"]]
-    pages = sorted((home() / "_build" / profile / "pages").glob("*.ipynb"))
-    shown = [name for name in listed if name in {page.name for page in pages}]
-    scales = {name: _add_twins(name, shown, folder) for name in _recorded() if name != profile}
-    for name, twins in scales.items():
-        files = [{"file": f"{name}/{Path(twin).stem}"} for twin in twins]
-        toc["parts"].append({"caption": f"At scale: {name}", "chapters": files})
-    for page in pages:
-        _add_page(page, [name for name, twins in scales.items() if page.name in twins], folder)
+    recorded = [p.parents[1].name for p in sorted((home() / "results").glob("*/pages/attacks.ipynb"))]
+    scales = [name for name in recorded if name != profile]
+    twins = {name: _add_twins(name, [page for page in listed if page in pages], folder) for name in scales}
+    for name, files in twins.items():
+        entries = [{"file": f"{name}/{Path(file).stem}"} for file in files]
+        toc["parts"].append({"caption": f"At scale: {name}", "chapters": entries})
+    for file, page in pages.items():
+        if links := ", ".join(f"[{name}]({name}/{file})" for name in scales if file in twins[name]):
+            _point(page, f"The same page at another scale: {links}.")
+        nbformat.write(page, folder / file)
     (folder / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False))
     (folder / "_config.yml").write_text(yaml.safe_dump(_configuration(), sort_keys=False))
     (folder / "_static" / "picture.svg").write_text(drawing(folder / f"{PICTURE[0]}.ipynb", PICTURE[1]))
     return scales
-
-
-def _recorded() -> list[str]:
-    """The profiles of which a run was recorded."""
-    return [page.parents[1].name for page in sorted((home() / "results").glob("*/pages/attacks.ipynb"))]
 
 
 def _add_twins(profile: str, shown: list[str], folder: Path) -> list[str]:
@@ -95,14 +90,6 @@ def _add_twins(profile: str, shown: list[str], folder: Path) -> list[str]:
     return list(twins)
 
 
-def _add_page(page: Path, scales: list[str], folder: Path) -> None:
-    notebook = nbformat.read(page, 4)
-    if scales:
-        links = ", ".join(f"[{name}]({name}/{page.name})" for name in scales)
-        _point(notebook, f"The same page at another scale: {links}.")
-    nbformat.write(notebook, folder / page.name)
-
-
 def _point(notebook, line: str) -> None:
     """A line that leads to the page's twins: in the box under the title, or, where there is none, under it."""
     first = notebook.cells[0]
@@ -111,10 +98,7 @@ def _point(notebook, line: str) -> None:
 
 
 def relabel(notebook, labels: set[str], prefix: str):
-    """A twin's labels, and its references to labels of its fellow twins, get the profile's name in front.
-
-    Links to the book's prose pages lead one folder up.
-    """
+    """Put the profile's name before a twin's labels and its references to fellow twins; lead to prose one folder up."""
     known = re.compile(rf"(?<![\w-])({'|'.join(sorted(map(re.escape, labels), key=len, reverse=True))})(?![\w-])")
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
@@ -127,11 +111,10 @@ def relabel(notebook, labels: set[str], prefix: str):
 
 
 def _labels(notebook) -> set[str]:
-    prose = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
-    names = (c.metadata.get("mystnb", {}).get("figure", {}).get("name") for c in notebook.cells)
-    shown = "\n".join(o.data["text/markdown"] for o in _outputs(notebook, "text/markdown"))
-    found = {label for groups in LABEL.findall(prose + "\n" + shown) for label in groups if label}
-    return found | {name for name in names if name}
+    texts = [c.source for c in notebook.cells if c.cell_type == "markdown"]
+    texts += [o.data["text/markdown"] for o in _outputs(notebook, "text/markdown")]
+    names = {c.metadata.get("mystnb", {}).get("figure", {}).get("name") for c in notebook.cells}
+    return (names | set(LABEL.findall("\n".join(texts)))) - {None}
 
 
 def _outputs(notebook, mime: str) -> list:
@@ -154,22 +137,19 @@ def _configuration() -> dict:
         configuration["html"]["baseurl"] = address
         sphinx = configuration["sphinx"]["config"]
         sphinx |= {"ogp_site_url": address, "notfound_urls_prefix": f"/{name}/"}
-        buttons = ("use_issues_button", "use_repository_button", "use_edit_page_button")
         launch = {"binderhub_url": "https://mybinder.org", "colab_url": "https://colab.research.google.com"}
-        sphinx["html_theme_options"] |= dict.fromkeys(buttons, True) | {
-            "repository_url": url,
-            "repository_branch": branch(),
-            "path_to_docs": "book",
-            "launch_buttons": launch | {"notebook_interface": "jupyterlab"},
-        }
+        launch["notebook_interface"] = "jupyterlab"
+        buttons = dict(use_issues_button=True, use_repository_button=True, use_edit_page_button=True)
+        buttons |= dict(repository_url=url, repository_branch=branch(), path_to_docs="book", launch_buttons=launch)
+        sphinx["html_theme_options"] |= buttons
     return configuration
 
 
-def _relink(site: Path, scales) -> None:
+def _relink(site: Path, scales: list[str]) -> None:
     """Lead the launch buttons to this very commit, and a twin's buttons to the source that both twins share.
 
-    Binder checks a commit out, nclib in it. Colab opens notebooks from a branch only: the published site's, where
-    ``launch/`` holds the sources with a first cell that installs nclib from the commit.
+    Binder checks a commit out. Colab opens notebooks from a branch only: the published site's, whose ``launch/`` holds
+    the sources with a first cell that installs nclib from the commit.
     """
     if not (url := repository()):
         return
@@ -186,11 +166,7 @@ def _relink(site: Path, scales) -> None:
 
 def launchable(notebook, url: str, head: str):
     """A source notebook with a first cell that installs nclib, where it is missing, from a commit."""
-    lines = [
-        "try:  # where nclib is missing, as on Colab: install it from the commit of this page",
-        "    import nclib",
-        "except ModuleNotFoundError:",
-        f'    %pip install -q "nclib[chapters] @ git+{url}@{head}"',
-    ]
-    notebook.cells.insert(0, nbformat.v4.new_code_cell("\n".join(lines), id="install"))
+    code = "try:  # where nclib is missing, as on Colab: install it from the commit of this page\n    import nclib\n"
+    code += f'except ModuleNotFoundError:\n    %pip install -q "nclib[chapters] @ git+{url}@{head}"'
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(code, id="install"))
     return notebook

@@ -5,7 +5,6 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from statistics import mean, median
 
 import pandas as pd
@@ -27,10 +26,9 @@ def plan(sweep: Sweep) -> str:
     seconds = estimate(left)
     rest = "time unknown: no records of such runs" if seconds is None else f"about {_duration(seconds)} one by one"
     done = len(sweep.jobs) - len(left)
-    lines = [f"{sweep.file.stem}: {len(sweep.jobs)} runs, {done} done; left: {rest if left else 'nothing'}"]
-    for number, job in enumerate(sweep.jobs, 1):
-        lines.append(f"{number:4d}  {'     ' if job in left else 'done '} python -m press {shlex.join(job.words)}")
-    return "\n".join(lines)
+    head = f"{sweep.file.stem}: {len(sweep.jobs)} runs, {done} done; left: {rest if left else 'nothing'}"
+    words = [f"{'     ' if job in left else 'done '} python -m press {shlex.join(job.words)}" for job in sweep.jobs]
+    return "\n".join([head, *(f"{number:4d}  {line}" for number, line in enumerate(words, 1))])
 
 
 def estimate(jobs: list[Job]) -> float | None:
@@ -42,16 +40,14 @@ def estimate(jobs: list[Job]) -> float | None:
 def _cost(job: Job) -> float | None:
     seeds = (literals(source(job.chapter)) | read_profile(job.profile) | job.values).get("seeds", [1])
     for place in ("_build/sweeps/*/*", f"_build/{job.profile}/records", f"results/{job.profile}/records"):
-        origins = [json.loads(file.read_text()) for file in home().glob(f"{place}/{job.chapter}.json")]
-        if costs := [_per_seed(origin) for origin in origins if origin["profile"] == job.profile]:
+        costs = []
+        for origin in (json.loads(file.read_text()) for file in home().glob(f"{place}/{job.chapter}.json")):
+            if origin["profile"] == job.profile:
+                trained = sum(origin["training_seconds"].values())  # perhaps by another chapter
+                costs.append(max(origin["seconds"], trained) / len({r["seed"] for r in origin["recipes"].values()}))
+        if costs:
             return median(costs) * len(seeds)
     return None
-
-
-def _per_seed(origin: dict) -> float:
-    """What a page took for each seed, its training included, though another chapter may have done it."""
-    trained = sum(origin["training_seconds"].values())
-    return max(origin["seconds"], trained) / len({recipe["seed"] for recipe in origin["recipes"].values()})
 
 
 def _duration(seconds: float) -> str:
@@ -59,9 +55,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds / size:.0f} {name}"
 
 
-def run(
-    sweep: Sweep, engine: str = "local", at_once: int = 1, address: str = "local", select: int | None = None
-) -> int:
+def run(sweep: Sweep, engine: str, at_once: int, address: str, select: int | None) -> int:
     """Execute what is not done, and the sweep's page; ``select`` executes one job, counted from 1, and no page.
 
     Prints a line for every job and, at the end, one for every failure. Returns the exit code: 1 where a job failed.
@@ -116,8 +110,7 @@ def _write_page(sweep: Sweep) -> None:
     pages = [home() / job.page for job in sweep.jobs if (home() / job.page).exists()]
     newest = max(file.stat().st_mtime for file in (TEMPLATES / "sweep.ipynb", sweep.file, *pages))
     if pages and not (page.exists() and page.stat().st_mtime > newest):
-        values = {"file": str(Path(sweep.file).resolve())}
-        print(report("sweep", page, values, f"Sweep {sweep.file.stem}", cwd=home()))
+        print(report("sweep", page, {"file": str(sweep.file.resolve())}, f"Sweep {sweep.file.stem}", cwd=home()))
 
 
 def table(sweep: Sweep) -> pd.DataFrame:

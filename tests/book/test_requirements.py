@@ -1,17 +1,16 @@
 """What is imported is asked for, and asked for only where it is used."""
 
 import ast
-import subprocess
 import sys
 from importlib import metadata
 
 import nbformat
 import pytest
-from conftest import ROOT, nclib
+from conftest import ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-OURS = {"nclib", "conftest", "training"}
+OURS = {"nclib", "press", *(file.stem for file in (ROOT / "tests").rglob("*.py"))}
 
 
 def brought(file: str) -> set[str]:
@@ -59,8 +58,8 @@ def sources(*patterns: str) -> list[str]:
 @pytest.mark.parametrize(
     "file,patterns,apart",
     [
-        ("requirements.txt", ("nclib/**/*.py", "book/*.ipynb", "templates/*.ipynb"), {"ray"}),
-        ("requirements-cluster.txt", ("nclib/**/*.py", "tests/*.py"), set()),
+        ("requirements.txt", ("nclib/**/*.py", "press/**/*.py", "book/*.ipynb", "press/templates/*.ipynb"), {"ray"}),
+        ("requirements-cluster.txt", ("nclib/**/*.py", "press/**/*.py", "tests/**/*.py"), set()),
     ],
     ids=["book", "tests"],
 )
@@ -71,24 +70,3 @@ def test_every_package_that_is_imported_comes_with_the_requirements(file, patter
     come = brought(file)
     lacking = {n for n in names - apart if not set(map(canonicalize_name, owners.get(n, []))) & come}
     assert {"torch", "matplotlib", "nbconvert"} <= names and not lacking
-
-
-def test_what_only_draws_is_loaded_where_something_is_drawn():
-    """Trainers and commands start without it: it takes longer to import than they take to answer."""
-    code = """if True:
-        import sys, nclib as nc, nclib.__main__
-        assert not {"seaborn", "matplotlib.pyplot", "scipy.stats"} & sys.modules.keys()
-        assert "figures" in dir(nc) and nc.figures.WIDTH and "seaborn" in sys.modules"""
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
-
-
-def test_a_command_answers_without_what_only_kernels_need(house):
-    """PyTorch takes three times longer to import than all else that a command needs."""
-    for name in ("torch", "torchvision", "sklearn", "scipy", "seaborn"):
-        (house / f"{name}.py").write_text(f"raise ImportError('{name} was loaded')")
-    done = nclib(house, "sweep", "sweeps/digits-seeds.yml", "--dry-run", PYTHONPATH=f"{house}:{ROOT}")
-    assert done.returncode == 0 and "3 runs, 0 done" in done.stdout, done.stderr
-    done = nclib(
-        house, "run", "book/attacks.ipynb", "-p", "epsilonn", "0.1", "-o", "x.ipynb", PYTHONPATH=f"{house}:{ROOT}"
-    )
-    assert done.returncode == 1 and "unknown parameter 'epsilonn'" in done.stderr, done.stderr

@@ -8,9 +8,9 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
-from conftest import ROOT, nclib
+from conftest import ROOT, command
 
-from nclib.press import exercises
+from press import exercises
 
 SOURCES = {p.stem: nbformat.read(p, 4) for p in sorted((ROOT / "book").glob("*.ipynb"))}
 CHAPTERS = [name for name, notebook in SOURCES.items() if "{exercise}" in str(notebook)]
@@ -54,8 +54,9 @@ class TestCopy:
         assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.expensive
 def test_the_command_writes_them_and_one_runs(house):
-    done = nclib(house, "exercises")
+    done = command(house, "exercises")
     assert done.returncode == 0, done.stderr
     folder = house / "_build" / "exercises"
     assert sorted(p.stem for p in folder.iterdir()) == CHAPTERS

@@ -5,7 +5,7 @@ import os
 import subprocess
 
 import pytest
-from conftest import ROOT, nclib
+from conftest import ROOT, command
 
 
 def pack(place, **variables):
@@ -38,9 +38,11 @@ def test_a_kit_holds_code_data_and_the_way_to_run(kit):
     assert "\ntorch" not in pins and "\nnumpy==" in pins and "\nadvertorch==" in pins
 
 
-def test_the_packed_code_makes_a_chapter_and_names_its_commit(kit):
+@pytest.mark.expensive
+def test_the_packed_code_makes_a_chapter_and_names_its_commit(kit, runs):
+    (kit / "code" / "runs").symlink_to(runs)
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    done = nclib(kit / "code", "run", "collapse", "--profile", "smoke", PYTHONPATH=str(kit / "code"))
+    done = command(kit / "code", "run", "collapse", "--profile", "smoke", PYTHONPATH=str(kit / "code"))
     assert done.returncode == 0, done.stderr
     origin = json.loads((kit / "code" / "_build" / "smoke" / "records" / "collapse.json").read_text())
     assert head.startswith(origin["commit"])

@@ -1,0 +1,284 @@
+"""The site as a reader meets it: in a browser, on a phone, in the dark, on paper, by search and by links."""
+
+import functools
+import http.server
+import itertools
+import json
+import re
+import shutil
+import threading
+import urllib.parse
+
+import nbformat
+import pytest
+from conftest import ROOT
+from reading import SOURCES, code_cells
+
+from nclib.evidence import provenance
+
+pytestmark = pytest.mark.expensive
+
+
+@pytest.fixture(scope="module")
+def site(smoke):
+    """The rendered site on a local port: its address."""
+    folder = smoke[0] / "_build" / "smoke" / "site" / "_build" / "html"
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    handler.log_message = lambda *_: None
+    server = http.server.ThreadingHTTPServer(("localhost", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://localhost:{server.server_port}", folder
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from selenium import webdriver
+
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("no chromium and chromedriver on this machine")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+                 "--disable-background-networking", "--disable-component-update", "--disable-sync"):  # fmt: skip
+        options.add_argument(word)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    it = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield it
+    it.quit()
+
+
+def narrow_to(browser, width):
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+
+PAGES = ["intro", *(s.stem for s in SOURCES), "rerun", "notation", "references"]
+TWINS = sorted(f"{p.parents[1].name}/{p.stem}" for p in (ROOT / "results").glob("*/pages/*.ipynb"))
+
+
+@pytest.mark.parametrize("page", [*PAGES, *TWINS])
+def test_page_in_a_browser(site, browser, page):
+    """One visit: what it asks for, its pictures, mathematics and headings, then names, a phone, and dark mode."""
+    narrow_to(browser, 1400)
+    browser.get_log("performance"), browser.get_log("browser")
+    browser.get(f"{site[0]}/{page}.html")
+    browser.execute_async_script(
+        "const done = arguments[0];"
+        "const ready = window.MathJax?.startup?.promise ?? Promise.resolve();"
+        "ready.then(() => setTimeout(done, 100));"
+    )
+    asks_nobody_outside_and_fails_nothing(browser)
+    has_pictures_mathematics_and_headings_in_order(browser, figures_of(page))
+    names_what_can_be_operated(browser)
+    narrow_to(browser, 390)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390, "a phone scrolls sideways"
+    keeps_contrast(browser, "light")
+    keeps_contrast(browser, "dark")
+
+
+def figures_of(page):
+    """How many figures a page must show: its source's, or, of a twin, those that its recorded run drew."""
+    profile, _, chapter = page.rpartition("/")
+    notebook = ROOT / ("results/" + profile + "/pages" if profile else "book") / f"{chapter}.ipynb"
+    figures = [c for c in code_cells(notebook) if "mystnb" in c.metadata] if notebook.exists() else []
+    return sum(not profile or "image/svg+xml" in str(c.outputs) for c in figures)
+
+
+def asks_nobody_outside_and_fails_nothing(browser):
+    events = [json.loads(e["message"])["message"] for e in browser.get_log("performance")]
+    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    outside = [u for u in asked if urllib.parse.urlparse(u).hostname not in ("localhost", None)]
+    assert not outside, f"outside requests: {outside}"
+    failed = [e["params"]["response"]["url"] for e in events
+              if e["method"] == "Network.responseReceived" and e["params"]["response"]["status"] >= 400]  # fmt: skip
+    assert not failed, f"failed resources: {failed}"
+    errors = [e["message"] for e in browser.get_log("browser") if e["level"] == "SEVERE"]
+    assert not errors, errors
+
+
+def has_pictures_mathematics_and_headings_in_order(browser, figures):
+    images = browser.execute_script(
+        "return [...document.querySelectorAll('article img')].map(i => [i.src, i.alt, i.complete && i.naturalWidth])"
+    )
+    for source, alt, width in images:
+        assert width and width > 50 and len(alt) > 20, (source, alt)
+    assert len(images) >= figures
+    raw, rendered = browser.execute_script(
+        "return ['.math', 'mjx-container'].map(kind => document.querySelectorAll('article ' + kind).length)"
+    )
+    assert rendered >= raw
+    levels = browser.execute_script(
+        "return [...document.querySelectorAll('article :is(h1,h2,h3,h4)')].map(h => +h.tagName[1])"
+    )
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(b - a <= 1 for a, b in itertools.pairwise(levels)), "headings in order"
+
+
+def names_what_can_be_operated(browser):
+    """Buttons, links, fields, sliders and pictures, as a screen reader meets them."""
+    nodes = browser.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    roles = {"button", "link", "textbox", "searchbox", "slider", "image", "combobox"}
+    met = [n for n in nodes if not n.get("ignored") and n["role"]["value"] in roles]
+    assert len(met) > 20
+    nameless = [n for n in met if not n.get("name", {}).get("value", "").strip()]
+    assert not nameless, [(n["role"]["value"], n.get("properties")) for n in nameless]
+
+
+def keeps_contrast(browser, mode):
+    """Text, code and coloured verdicts keep 4.5 : 1 (WCAG AA) against what is behind them."""
+    browser.execute_script(
+        "document.documentElement.dataset.theme = document.documentElement.dataset.mode = arguments[0]", mode
+    )
+    pairs = browser.execute_script(
+        """
+        const rgb = s => s.match(/[\\d.]+/g).map(Number);
+        const behind = e => { for (; e; e = e.parentElement) { const c = rgb(getComputedStyle(e).backgroundColor);
+                              if (c.length < 4 || c[3] > 0.99) return c; } return [255, 255, 255]; };
+        return [...document.querySelectorAll('article :is(p, li, td, th, h1, h2, figcaption, a, pre span, summary)')]
+          .filter(e => e.innerText && e.innerText.trim() && e.offsetParent)
+          .map(e => [[...e.innerText].slice(0, 40).join(''), rgb(getComputedStyle(e).color), behind(e)]);
+        """
+    )
+    assert len(pairs) > 5
+
+    def luminance(color):
+        linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in (c / 255 for c in color[:3])]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for text, color, ground in pairs:
+        low, high = sorted((luminance(color), luminance(ground)))
+        assert (high + 0.05) / (low + 0.05) >= 4.5, (mode, text, color, ground)
+
+
+def test_figures_have_an_opaque_ground(site):
+    """A transparent plot vanishes in dark mode: the first patch of every drawing is white."""
+    drawings = sorted((site[1] / "_images").glob("*.svg"))
+    assert len(drawings) >= 12
+    for file in drawings:
+        ground = re.search(r'<g id="patch_1">\s*<path[^>]*style="fill: ([^;"]+)', file.read_text())
+        assert ground and ground.group(1) == "#ffffff", file.name
+
+
+def test_search_finds_the_simplex(site, browser):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    narrow_to(browser, 1400)
+    browser.get(f"{site[0]}/search.html?q=simplex")
+    found = WebDriverWait(browser, 10).until(
+        lambda b: b.execute_script("return [...document.querySelectorAll('#search-results li a')].map(a => a.href)")
+    )
+    assert any("collapse.html" in link for link in found)
+
+
+def test_links_inside_the_site_lead_somewhere(site):
+    folder = site[1]
+    pages = {p.resolve(): p.read_text() for p in folder.rglob("*.html")}
+    assert sum("<article" in text for text in pages.values()) > 10
+    for page, text in pages.items():
+        article = "".join(text.split("<article", 1)[1:]).split("</article>")[0]
+        for link in re.findall(r'href="([^"]+)"', article):
+            target, _, anchor = link.partition("#")
+            if urllib.parse.urlparse(link).scheme or "_images/" in target or "_sources/" in target:
+                continue
+            there = (page.parent / target).resolve() if target else page
+            assert there in pages, f"{page.name}: {link}"
+            assert not anchor or f'id="{anchor}"' in pages[there], f"{page.name}: {link}"
+
+
+def test_links_without_a_public_repository_are_left_out(site):
+    if provenance.repository() is None:
+        assert not [p for p in site[1].rglob("*.html") if "mybinder.org" in p.read_text()]
+
+
+def test_every_page_describes_itself(site):
+    """To search engines, and in a card where somebody shares a link."""
+    descriptions = {}
+    for page in PAGES:
+        text = (site[1] / f"{page}.html").read_text()
+        (descriptions[page],) = re.findall(
+            r'<meta (?:name="description" )?content="([^"]+)"(?: name="description")? ?/>', text
+        )[:1]
+        card = re.search(r'<meta property="og:image" content="([^"]+)"', text).group(1)
+        assert (site[1] / card).exists()
+    assert len(set(descriptions.values())) == len(PAGES) and min(map(len, descriptions.values())) > 40
+
+
+def test_every_notebook_page_can_be_downloaded(site):
+    for source in SOURCES:
+        assert f'href="_sources/{source.name}"' in (site[1] / f"{source.stem}.html").read_text()
+        assert nbformat.read(site[1] / "_sources" / source.name, 4).cells
+
+
+def test_a_page_that_is_not_there_has_the_contents_beside_it(site):
+    text = (site[1] / "404.html").read_text()
+    assert "Page not found" in text and "/attacks.html" in text
+
+
+def test_pages_are_light(site):
+    """Under 1 MB, the moving figures' data aside."""
+    for page in PAGES:
+        text = re.sub(r"<script>.*?</script>", "", (site[1] / f"{page}.html").read_text(), flags=re.S)
+        assert len(text.encode()) < 1e6, page
+
+
+@pytest.mark.parametrize("page, player", [("collapse", "epoch"), ("attacks", "ε")])
+def test_a_moving_figure_answers_to_slider_keys_and_button(site, browser, page, player):
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    narrow_to(browser, 1400)
+    browser.get(f"{site[0]}/{page}.html")
+    slider = browser.find_element("css selector", f'.player input[aria-label="{player}"]')
+
+    def state():
+        return browser.execute_script(
+            "return ['circle:nth-of-type(5)', 'svg > text', 'polygon'].map(s => document.querySelector('.player ' + s))"
+            ".map(e => e.getAttribute('cx') ?? e.getAttribute('points') ?? e.textContent)"
+        )
+
+    last = state()
+    slider.send_keys(Keys.HOME)
+    first = state()
+    assert first[0] != last[0] and first[1] != last[1]
+    assert slider.get_attribute("aria-valuetext") == first[1]
+    slider.send_keys(Keys.ARROW_RIGHT)
+    assert state()[0] != first[0]
+    slider.send_keys(Keys.HOME)
+    browser.find_element("css selector", ".player button").send_keys(Keys.ENTER)
+    WebDriverWait(browser, 30).until(lambda _: state() == last)
+
+
+def test_the_copy_button_copies_what_is_shown(site, browser):
+    from selenium.webdriver.common.keys import Keys
+
+    narrow_to(browser, 1400)
+    browser.execute_cdp_cmd("Browser.grantPermissions", {"permissions": ["clipboardReadWrite"]})
+    browser.execute_cdp_cmd("Emulation.setFocusEmulationEnabled", {"enabled": True})
+    browser.get(f"{site[0]}/cheatsheet.html")
+    cells = browser.find_elements("css selector", "div.cell_input div.highlight")
+    assert len(cells) >= 10
+    for cell in cells[1:4]:
+        cell.find_element("css selector", "button.copybtn").send_keys(Keys.ENTER)
+        copied = browser.execute_async_script(
+            "navigator.clipboard.readText().then(arguments[0], e => arguments[0](`${e}`))"
+        )
+        assert copied.strip() == cell.find_element("css selector", "pre").get_property("innerText").strip()
+
+
+def test_a_printed_page_has_no_buttons_and_hides_no_answer(site, browser):
+    narrow_to(browser, 1400)
+    browser.get(f"{site[0]}/collapse.html")
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        shown = "return [...document.querySelectorAll(arguments[0])].map(e => getComputedStyle(e).display !== 'none')"
+        for buttons in (".bd-sidebar", ".bd-header-article", ".copybtn", ".player-controls"):
+            found = browser.execute_script(shown, buttons)
+            assert found and not any(found), buttons
+        height = "return [...document.querySelectorAll(arguments[0])].map(e => e.getBoundingClientRect().height)"
+        answers = browser.execute_script(height, "details.sd-dropdown p, .solution .cell_input")
+        assert len(answers) > 6 and min(answers) > 5
+        assert all(browser.execute_script(shown, ".player svg"))
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})

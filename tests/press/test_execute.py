@@ -1,0 +1,108 @@
+"""A chapter executed: what its page depends on, cells that raise, Ctrl-C, overrides."""
+
+import os
+import re
+import shutil
+import signal
+
+import nbformat
+import psutil
+import pytest
+from conftest import ROOT, command, start, wait_for
+
+import nclib as nc
+from nclib.evidence.pages import literals
+from press import execute
+
+
+@pytest.mark.expensive
+def test_a_raising_cell_stops_the_build_with_its_own_error(house):
+    source = house / "book" / "collapse.ipynb"
+    notebook = nbformat.read(source, 4)
+    first = next(i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", []))
+    notebook.cells.insert(first + 1, nbformat.v4.new_code_cell("raise RuntimeError('the kettle is dry')", id="kettle"))
+    nbformat.write(notebook, source)
+    done = command(house, "run", "collapse", "--profile", "smoke")
+    assert done.returncode == 1 and "papermill" not in done.stderr
+    line = done.stderr.strip().splitlines()[-1]
+    (number,) = re.fullmatch(r"book/collapse.ipynb, cell (\d+): RuntimeError: the kettle is dry", line).groups()
+    assert not (house / "_build" / "smoke" / "pages" / "collapse.ipynb").exists()
+    failed = nbformat.read(house / "_build" / "smoke" / "failed" / "collapse.ipynb", 4).cells
+    told = [cell for cell in failed if "papermill-error-cell-tag" in cell.metadata.get("tags", [])]  # papermill's own
+    assert "kettle" in [c for c in failed if c not in told][int(number) - 1].source
+
+
+@pytest.fixture
+def key(house, monkeypatch):
+    """The execution key of a chapter of this house."""
+    monkeypatch.setenv("NCLIB_HOME", str(house))
+    return lambda chapter, **values: execute.execution_key(chapter, values, house / "_build" / "smoke")
+
+
+def test_the_execution_key_knows_source_parameters_records_data_and_versions(key, house, monkeypatch):
+    before, ledger = key("collapse"), key("ledger")
+    assert before == key("collapse") != key("collapse", width=8)
+    records = house / "_build" / "smoke" / "records"
+    records.mkdir(parents=True)
+    (records / "collapse.csv").write_text("x")
+    assert key("ledger") != ledger and key("collapse") == before
+    source = house / "book" / "collapse.ipynb"
+    source.write_text(source.read_text().replace("seeds = [1]", "seeds = [2]"))
+    assert key("collapse") != before
+    now = key("collapse")
+    for change in (("setenv", "NCLIB_DATA", str(house)), ("setattr", execute, "versions", lambda: {"torch": "0"})):
+        with monkeypatch.context() as patch:
+            getattr(patch, change[0])(*change[1:])
+            assert key("collapse") != now
+    assert key("collapse") == now
+
+
+@pytest.mark.parametrize(
+    "name,change,same",
+    [
+        ("losses.py", lambda text: text + "\n\n# said beside the code\n", True),
+        ("losses.py", lambda text: text.replace('"""', '"""Also: ', 1), True),
+        ("losses.py", lambda text: text + "\nextra = 1\n", False),
+        ("attacks/pgd.py", lambda text: text + "\nextra = 1\n", False),
+        ("player.html", lambda text: text + " ", False),
+    ],
+    ids=["a comment", "a docstring", "code", "code of a part", "what is not Python"],
+)
+def test_the_execution_key_knows_the_library_as_python_reads_it(key, house, monkeypatch, name, change, same):
+    library, before = house / "library", key("collapse")
+    shutil.copytree(ROOT / "nclib", library, ignore=shutil.ignore_patterns("__pycache__"))
+    (library / name).write_text(change((library / name).read_text()))
+    monkeypatch.setattr(nc, "__file__", str(library / "__init__.py"))
+    assert (key("collapse") == before) == same
+
+
+@pytest.mark.expensive
+def test_ctrl_c_stops_at_once_and_the_same_command_goes_on(house):
+    """Interrupted in mid-training, as from a terminal: nobody trains on, and the next run resumes."""
+    (house / "profiles" / "long.yml").write_text("per_class: 20\ntest_per_class: 5\nwidth: 4\nepochs: 100000\n")
+    told, words = house / "_build" / "long" / "collapse.log", ("run", "collapse", "--profile", "long")
+
+    def stop(process):
+        tree = psutil.Process(process.pid).children(recursive=True)
+        os.killpg(process.pid, signal.SIGINT)
+        _, line = process.communicate(timeout=30)
+        assert process.returncode == 130
+        assert line.strip() == "stopped; the same command goes on from here"
+        assert tree and not psutil.wait_procs(tree, timeout=10)[1], "somebody trains on"
+
+    first = start(house, *words)
+    wait_for(lambda: list((house / "runs").glob("*/epoch-0008.safetensors")), first)
+    stop(first)
+    second = start(house, *words)
+    wait_for(lambda: told.exists() and re.search(r"from epoch [1-9]\d*", told.read_text()), second)
+    stop(second)
+
+
+@pytest.mark.expensive
+def test_an_override_leaves_the_profile_alone(smoke, overridden):
+    """Its page, its records and its stamp lie beside each other, under its own name."""
+    made = smoke[0] / "_build" / "smoke"
+    assert literals(overridden, "injected-parameters")["epsilon"] == 0.1
+    mine, profiles = nc.records.read(overridden.with_suffix(".csv")), nc.records.read(made / "records" / "attacks.csv")
+    assert set(mine.profile) == {"smoke, epsilon 0.1"} and set(profiles.profile) == {"smoke"}
+    assert (overridden.parent / "stamps" / "attacks-0.1.json").exists()

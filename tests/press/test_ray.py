@@ -1,0 +1,97 @@
+"""Sweeps on a real Ray cluster of two nodes: the local engine's records, though a worker is killed."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+import yaml
+from conftest import ROOT, command, furnish, log_of, start, wait_for
+
+import nclib as nc
+from nclib.evidence import records
+from nclib.training.store import folders
+from press import BookError, grid
+from press.engines import _slots
+
+PROFILE = "epochs: 150\nper_class: 20\ntest_per_class: 5\nwidth: 4\nbatch: 20\n"
+SWEEP = "chapters: [collapse]\nprofile: short\ngrid: {seeds: [[1], [2]]}\n"
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A Ray cluster of two nodes of one core each, on the loopback interface: its address."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # Ray's own switch for 127.0.0.1 as a node's address
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", str(ROOT))
+        from ray.cluster_utils import Cluster
+
+        node = dict(num_cpus=1, num_gpus=0, node_ip_address="127.0.0.1", include_dashboard=False)
+        it = Cluster(initialize_head=True, head_node_args=node)
+        it.add_node(**node)
+        yield it.address
+        it.shutdown()
+
+
+@pytest.mark.expensive
+def test_a_job_that_no_node_can_hold_is_refused(cluster, house):
+    (house / "sweeps" / "mine.yml").write_text("chapters: [collapse]\nprofile: smoke\ngpus: 64\n")
+    done = command(house, "sweep", "sweeps/mine.yml", "--engine", "ray", "--address", cluster)
+    assert done.returncode == 1
+    assert done.stderr.strip() == "sweeps/mine.yml: a run takes 1 cores and 64 GPUs, which no node of Ray has"
+
+
+@pytest.mark.expensive
+def test_a_cluster_gives_the_local_engines_records_though_a_worker_is_killed(cluster, tmp_path, monkeypatch):
+    houses = {name: furnish(tmp_path / name) for name in ("local", "ray")}
+    for house in houses.values():
+        (house / "profiles" / "short.yml").write_text(PROFILE)
+        (house / "sweeps" / "two.yml").write_text(SWEEP)
+    monkeypatch.setenv("NCLIB_HOME", str(houses["ray"]))
+    first, second = grid.read(houses["ray"] / "sweeps" / "two.yml").jobs
+    assert first.values == {"seeds": [1]}
+    network, _ = folders(nc.Recipe(**yaml.safe_load(PROFILE), seed=1), "float32", houses["ray"] / "runs")
+    driver = start(houses["ray"], "sweep", "sweeps/two.yml", "--engine", "ray", "--address", cluster)
+    wait_for((network / "epoch-0002.safetensors").exists, driver)
+    (runner,) = [process for process in psutil.process_iter() if makes(process, first.page)]
+    worker = runner.parent()
+    assert worker.name().startswith("ray::"), worker
+    worker.kill()
+    out, err = driver.communicate(timeout=600)
+    assert driver.returncode == 0, out + err
+    assert not psutil.pid_exists(runner.pid)
+    assert re.search(r"^standard.* from epoch [1-9]", log_of(houses["ray"], first), re.M), "resumed"
+    done = command(houses["local"], "sweep", "sweeps/two.yml", "--jobs", "2")
+    assert done.returncode == 0, done.stderr
+    for job in (first, second):
+        mine, theirs = (records.load(house / job.folder) for house in houses.values())
+        timing = mine.measure == "seconds"
+        assert len(mine) > 100 and timing.sum() > 0
+        pd.testing.assert_frame_equal(mine[~timing], theirs[~timing], check_exact=True)
+
+
+def makes(process: psutil.Process, page: Path) -> bool:
+    try:
+        return str(page) in process.cmdline()
+    except psutil.Error:
+        return False
+
+
+@pytest.mark.parametrize(
+    "cpus,gpus,nodes,expected",
+    [
+        (1, None, [{"CPU": 2}, {"CPU": 1}], (0, 3)),
+        (2, None, [{"CPU": 5}, {"CPU": 1}], (0, 2)),
+        (1, None, [{"CPU": 4, "GPU": 1}, {"CPU": 4}], (1, 1)),
+        (1, 0, [{"CPU": 4, "GPU": 1}, {"CPU": 4}], (0, 8)),
+        (1, 0.5, [{"CPU": 4, "GPU": 1}], (0.5, 2)),
+        (0, 0, [{"CPU": 4}], (0, 1)),
+    ],
+)
+def test_the_jobs_that_a_cluster_holds_at_once_are_counted(cpus, gpus, nodes, expected):
+    sweep = grid.Sweep(Path("mine.yml"), [], {}, cpus, gpus)
+    assert _slots(sweep, nodes) == expected
+    with pytest.raises(BookError, match="a run takes 9 cores"):
+        _slots(grid.Sweep(Path("mine.yml"), [], {}, 9, gpus), nodes)
