@@ -19,6 +19,8 @@ import seaborn as sns
 from IPython.display import HTML
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
+from .seeds import whisker
+
 # Okabe and Ito's colours: told apart by the colour-blind and in grey print.
 BLUE, ORANGE, GREEN, PINK, SKY, RED, BLACK = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#333333",
@@ -99,7 +101,7 @@ def panels(
     xlabel: str | None = None,
     logx: bool = False,
 ) -> plt.Figure:
-    """One small panel per measure of a tidy frame: value against ``x``, a band over seeds where there are several."""
+    """One small panel per measure of a tidy frame: value against ``x``, a band where there are several seeds."""
     rows = -(-len(measures) // columns)
     size = (WIDTH if columns > 1 else 0.7 * WIDTH, 2.4 * rows + 0.3)
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
@@ -108,7 +110,7 @@ def panels(
         part = frame[frame.measure == measure]
         sns.lineplot(
             part, x=x, y="value", hue=hue, style=style, palette=_palette(frame[hue]), ax=axis, marker="o",
-            markersize=3.5, markeredgewidth=0, errorbar=("pi", 100), sort=not isinstance(part[x].iloc[0], str),
+            markersize=3.5, markeredgewidth=0, errorbar=whisker, sort=not isinstance(part[x].iloc[0], str),
         )  # fmt: skip
         axis.set(xlabel=xlabel or x, ylabel="", title=NAMES.get(measure, measure))
         if logx:
@@ -267,12 +269,12 @@ def triptych(clean: np.ndarray, attacked: np.ndarray, titles: Sequence[tuple[str
 def bars(
     frame: pd.DataFrame, x: str, hue: str, columns: str, measure: str = "accuracy", sharey: bool = True
 ) -> plt.Figure:
-    """Grouped bars of a tidy frame's values, one panel for each value of ``columns``; whiskers span the seeds."""
+    """Grouped bars of a tidy frame, a panel for each value of ``columns``; whiskers where there are several seeds."""
     parts = list(dict.fromkeys(frame[columns]))
     figure, axes = plt.subplots(1, len(parts), figsize=(WIDTH, 3.2), sharey=sharey, layout="constrained")
     for axis, name in zip(np.atleast_1d(axes), parts):
         part = frame[frame[columns] == name]
-        sns.barplot(part, x=x, y="value", hue=hue, palette=_palette(frame[hue]), errorbar=("pi", 100), ax=axis)
+        sns.barplot(part, x=x, y="value", hue=hue, palette=_palette(frame[hue]), errorbar=whisker, ax=axis)
         axis.set(xlabel="", ylabel=measure, title=name)
         axis.tick_params(axis="x", rotation=50)
         for label in axis.get_xticklabels():

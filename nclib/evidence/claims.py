@@ -12,12 +12,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from operator import ge, gt, le, lt
 
-import numpy as np
 import pandas as pd
+
+from ..seeds import ENOUGH, interval
 
 VERDICTS = ("holds", "holds in part", "too close to call", "fails", "not run")
 COMPARISONS = {"≤": le, "<": lt, "≥": ge, ">": gt}
-SEEDS_FOR_AN_INTERVAL = 3
 
 
 class Lookup:
@@ -144,22 +144,6 @@ class Judgement:
         return "; ".join(finding.text() for finding in self.findings)
 
 
-def interval(values, log: bool = False) -> tuple[float, float, float]:
-    """Mean and 95 % t-interval of seeds' values, on a logarithmic scale where ``log``: (mean, low, high).
-
-    One value is its own bounds. Values that are not finite are bounded by the smallest and the largest.
-    """
-    values = np.asarray(values, dtype=float)
-    if not np.isfinite(values).all() or len(values) < 2:
-        return float(values.mean()), float(values.min()), float(values.max())
-    from scipy.stats import t  # here, as it takes longer to import than most commands take to answer
-
-    scaled = np.log(values) if log else values
-    half = t.ppf(0.975, len(values) - 1) * scaled.std(ddof=1) / len(values) ** 0.5
-    found = scaled.mean() + half * np.array([0, -1, 1])
-    return tuple(map(float, np.exp(found) if log else found))
-
-
 def judge(claim: Claim, records: pd.DataFrame) -> Judgement:
     """Judge one claim on one profile's records: those of the claim's chapter, seeds paired with themselves."""
     records = records[records.chapter == claim.chapter]
@@ -179,7 +163,7 @@ def judge(claim: Claim, records: pd.DataFrame) -> Judgement:
 
 def _finding(condition: Condition, values: tuple[float, ...], together: Lookup) -> Finding:
     mean, low, high = interval(values, condition.log)
-    judged = (low, high) if len(values) >= SEEDS_FOR_AN_INTERVAL else (mean,)
+    judged = (low, high) if len(values) >= ENOUGH else (mean,)
     sides = {condition.holds_at(value) for value in judged}
     status = "open" if len(sides) > 1 else "met" if sides == {True} else "missed"
     return Finding(condition, values, mean, low, high, status, bool(condition.right(together)))

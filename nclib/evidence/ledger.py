@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from ..seeds import words
 from . import beyond, paper
 from .claims import Judgement, judge
 from .records import origins, own, places
@@ -36,7 +37,8 @@ def judged(records: pd.DataFrame) -> pd.DataFrame:
 def verdicts(records: pd.DataFrame, chapter: str):
     """The claims of one chapter as a styled table, verdicts coloured."""
     table = judged(records)
-    shown = table[table.chapter == chapter][["id", "claim", "rule", "measured", "verdict"]]
+    shown = table[table.chapter == chapter][["id", "claim", "measured", "verdict"]]
+    shown = shown.assign(seeds=table.seeds.map(words))
     return coloured(shown, ["verdict"]).set_table_attributes('class="claims"')
 
 
@@ -65,14 +67,9 @@ def as_markdown(table: pd.DataFrame) -> str:
         ]
         out.append(f"Holds when {first.rule}. See [the figure](#{first.figure}).\n")
         out.append(f"Points the right way when: {ways[claim]}.\n")
-        out += [f"- *{r.profile}*, {seeds(r.seeds)}: **{r.verdict}**. {r.measured}" for r in rows.itertuples()]
+        out += [f"- *{r.profile}*, {words(r.seeds)}: **{r.verdict}**. {r.measured}" for r in rows.itertuples()]
         out.append(":::\n")
     return "\n".join(out)
-
-
-def seeds(count: int) -> str:
-    """A number of seeds in words, as it stands beside a verdict."""
-    return {0: "no record", 1: "one seed", 2: "two seeds"}.get(count, f"{count} seeds")
 
 
 def _ground(verdict: str) -> str:

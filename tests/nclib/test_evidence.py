@@ -10,8 +10,9 @@ from conftest import ROOT
 
 import nclib as nc
 from nclib.evidence import ledger, pages, provenance, records
-from nclib.evidence.claims import Claim, Condition, Lookup, interval, judge
+from nclib.evidence.claims import Claim, Condition, Lookup, judge
 from nclib.evidence.pages import Page
+from nclib.seeds import interval, whisker
 
 CHAPTERS = {claim.id: claim.chapter for claim in ledger.CLAIMS}
 
@@ -137,6 +138,7 @@ def test_the_interval_is_students():
     assert (mean, high - mean, mean - low) == pytest.approx((2, 4.302653 / 3**0.5, 4.302653 / 3**0.5), rel=1e-6)
     assert interval([0.1, 1.0, 10.0], log=True) == pytest.approx((1, 10**-2.48413775, 10**2.48413775), rel=1e-6)
     assert interval([5.0]) == (5, 5, 5) and interval([1.0, np.inf]) == (np.inf, 1, np.inf)
+    assert whisker([1.0, 3.0]) == (1, 3) and whisker([1.0, 2.0, 3.0]) == pytest.approx((low, high))
 
 
 def test_seeds_are_paired_with_themselves():
