@@ -34,6 +34,7 @@ COLORS = {
     "gaussian": ORANGE,
     "sphere": SKY,
     "standard": BLACK,
+    "untrained": "#999999",
     "adversarial": BLUE,
     "adversarial (train-mode attack)": SKY,
     "TRADES (fixed)": GREEN,

@@ -1,11 +1,14 @@
 """The ledger: every claim judged on every profile's records, as tables and boxes; and what the records cost."""
 
 import pandas as pd
+from IPython.display import Markdown
 
 from ..seeds import words
 from . import beyond, paper
 from .claims import Judgement, judge
-from .records import origins, own, places
+from .pages import Page, glue
+from .records import of, origins, own, places
+from .sentences import said
 
 CLAIMS = (*paper.CLAIMS, *beyond.CLAIMS)
 GROUND = {
@@ -34,12 +37,21 @@ def judged(records: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(out, columns=COLUMNS)
 
 
-def verdicts(records: pd.DataFrame, chapter: str):
-    """The claims of one chapter as a styled table, verdicts coloured."""
-    table = judged(records)
-    shown = table[table.chapter == chapter][["id", "claim", "measured", "verdict"]]
-    shown = shown.assign(seeds=table.seeds.map(words))
+def verdicts(page: Page):
+    """The claims that a page has saved records for, as a styled table, verdicts coloured.
+
+    Their ``sentences`` are glued, for the page's prose to speak as its verdicts do: ``said-c2``.
+    """
+    table = judged(of(page))
+    table = table[table.chapter == page.chapter].assign(seeds=table.seeds.map(words))
+    glue("said", **{tag(row.id): Markdown(said(row.id, row.verdict)) for row in table.itertuples()})
+    shown = table[["id", "claim", "measured", "seeds", "verdict"]]
     return coloured(shown, ["verdict"]).set_table_attributes('class="claims"')
+
+
+def tag(claim_id: str) -> str:
+    """A claim's id in labels: "c6-fixed"."""
+    return claim_id.lower().replace(" ", "-")
 
 
 def overview(table: pd.DataFrame):
@@ -61,7 +73,7 @@ def as_markdown(table: pd.DataFrame) -> str:
     for claim, rows in table.groupby("id", sort=False):
         first = rows.iloc[0]
         out += [
-            f"(claim-{claim.lower().replace(' ', '-')})=",
+            f"(claim-{tag(claim)})=",
             f":::{{admonition}} {claim} · {first.claim}",
             ":class: note",
         ]

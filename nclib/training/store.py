@@ -86,7 +86,7 @@ class Run:
 
     def has(self, epoch: int) -> bool:
         """Is all of an epoch here? A network that travelled may have left its snapshots behind."""
-        needed = [snapshot_name(epoch)] if epoch != self.epochs[-1] else []
+        needed = [snapshot_name(epoch)] if 0 < epoch < self.epochs[-1] else []
         needed += [stale_name(epoch)] if epoch and self.recipe.perturbations == "stale" else []
         return all((self.path / name).exists() for name in needed)
 
@@ -99,9 +99,11 @@ class Run:
             raise ValueError(f"epoch {epoch} was not kept; choose one of {', '.join(map(str, self.epochs))}")
         if not self.has(epoch):
             return self.whole().at(epoch)
-        model = copy.deepcopy(self.model)
-        if epoch != self.epochs[-1]:
-            model.load_state_dict(load_file(self.path / snapshot_name(epoch)))
+        model, file = copy.deepcopy(self.model), self.path / snapshot_name(epoch)
+        if epoch == 0 and not file.exists():
+            model.load_state_dict(network(self.recipe, self.data).state_dict())
+        elif epoch != self.epochs[-1]:
+            model.load_state_dict(load_file(file))
         return model
 
     def whole(self) -> "Run":

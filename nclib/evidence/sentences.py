@@ -1,0 +1,86 @@
+"""Sentences that state a result, each under the verdict that bears it: the only place where a page's conclusions stand.
+
+A chapter's prose asks for ``{glue:md}`said-c2```, and gets the sentence of C2 that goes with the verdict of that page.
+"""
+
+from .claims import VERDICTS
+
+_OPEN = "Whether {} is too close to call on this page: the seeds do not settle it."
+_MISSING = "Whether {} was not measured on this page."
+
+SAID = {
+    "C1": {
+        "holds": "On clean training data the last layer collapses, by every factor that was set.",
+        "holds in part": "On clean training data the last layer moves towards collapse, but not as far as was set.",
+        "fails": "On this page the last layer does not collapse: some measure points the other way.",
+        "about": "the last layer collapses",
+    },
+    "C2": {
+        "holds": "The attack destroys the simplex.",
+        "holds in part": "The attack damages the simplex, less than the claim asks for.",
+        "fails": "At this size the attack leaves the simplex standing.",
+        "about": "the attack destroys the simplex",
+    },
+    "C3": {
+        "holds": "Noise of the same size does not.",
+        "holds in part": "Noise of the same size does less, but more than the claim allows.",
+        "fails": "Noise of the same size does no less.",
+        "about": "noise of the same size does less",
+    },
+    "C4": {
+        "holds": "The attacked points go to other vertices.",
+        "holds in part": "Some of the attacked points go to other vertices.",
+        "fails": "The attacked points do not go to other vertices.",
+        "about": "the attacked points go to other vertices",
+    },
+    "C5": {
+        "holds": "Training on attacks brings clean and attacked features to collapse, onto one simplex.",
+        "holds in part": "Training on attacks brings clean and attacked features together and towards collapse, "
+        "not as far as was set.",
+        "fails": "Training on attacks does not bring clean and attacked features onto one simplex here.",
+        "about": "clean and attacked features collapse onto one simplex",
+    },
+    "C6 published": {
+        "holds": "TRADES with batch norm as published does not collapse as adversarial training does.",
+        "holds in part": "TRADES with batch norm as published collapses less than adversarial training, "
+        "but by less than the factor that was set.",
+        "fails": "TRADES with batch norm as published collapses as far as adversarial training, or further.",
+        "about": "TRADES as published collapses less",
+    },
+    "C6 fixed": {
+        "holds": "TRADES with batch norm that works does not collapse as adversarial training does.",
+        "holds in part": "TRADES with batch norm that works collapses less than adversarial training, "
+        "but by less than the factor that was set.",
+        "fails": "TRADES with batch norm that works collapses as far as adversarial training, or further.",
+        "about": "TRADES with batch norm that works collapses less",
+    },
+    "C7": {
+        "holds": "The robust network's nearest-class-centre rule is as accurate under attack as the network.",
+        "holds in part": "The robust network's nearest-class-centre rule is more accurate under attack than the "
+        "standard one's, but short of what was set.",
+        "fails": "The robust network's nearest-class-centre rule does not carry its robustness.",
+        "about": "the rule of a robust network is itself robust",
+    },
+    "C8": {
+        "holds": "End to end, the rules of early layers withstand the attack better than the last layer's, and in the "
+        "robust network they do not fall with depth.",
+        "holds in part": "End to end, the profiles over depth point the way of the paper, but some size falls short.",
+        "fails": "The profiles over depth do not go the paper's way on this page.",
+        "about": "early layers keep what the last one loses",
+    },
+    "C8a": {
+        "holds": "Attacked for itself, the best early layer still leads the last one by the margin that was set.",
+        "holds in part": "Attacked for itself, the best early layer leads the last one by less than was set: "
+        "the rest of its lead was failure to transfer.",
+        "fails": "Attacked for itself, no early layer leads the last one: its lead was failure to transfer.",
+        "about": "an early layer's lead survives an attack of its own",
+    },
+}
+
+
+def said(claim_id: str, verdict: str) -> str:
+    """The sentence of a claim that goes with a verdict. KeyError for a claim without sentences."""
+    sentences = SAID[claim_id]
+    if verdict in sentences:
+        return sentences[verdict]
+    return (_OPEN if verdict == VERDICTS[2] else _MISSING).format(sentences["about"])
