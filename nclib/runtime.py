@@ -93,6 +93,13 @@ def log(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
+def note_use(what: str) -> None:
+    """Where the runner asks for it (``NCLIB_USED`` names a file), a line for every network that a page uses."""
+    if path := os.environ.get("NCLIB_USED"):
+        with open(path, "a") as file:
+            file.write(what + "\n")
+
+
 @contextmanager
 def alone(file: Path, label: str):
     """Hold a lock file; wait, and say so, while another process has it. The system drops it if a process dies."""

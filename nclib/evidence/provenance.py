@@ -92,9 +92,10 @@ def environment(device="cpu") -> dict:
 
 def foot(origin: dict):
     """A page's last table, styled, as a frame would cut long words: parameters, networks, device, versions, commit."""
-    dtypes, seconds = origin["dtypes"], origin["training_seconds"]
+    dtypes, seconds, trained = origin["dtypes"], origin["training_seconds"], origin["trained"]
     networks = [
-        f"{key}: {r['training']}, seed {r['seed']}, {r['epochs']} epochs, {dtypes[key]}, {seconds[key]:.0f} s"
+        f"{key}: {r['training']}, seed {r['seed']}, {r['epochs']} epochs, {dtypes[key]}, {seconds[key]:.0f} s, "
+        f"trained {trained[key]}"
         for key, r in origin["recipes"].items()
     ]
     first = next(iter(origin["recipes"].values()))

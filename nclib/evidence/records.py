@@ -74,6 +74,7 @@ def save(page: Page, runs: list, tables: list[pd.DataFrame]):
         "dtypes": {run.recipe.key: run.dtype for run in runs},
         "parts": {part: VERSIONS[part] for run in runs for part in run.recipe.parts},
         "training_seconds": {run.recipe.key: round(run.seconds, 1) for run in runs},
+        "trained": {run.recipe.key: _trained(run) for run in runs},
         **environment(runs[0].device),
         "seconds": round(time.time() - STARTED, 1),
         "peak_memory_gb": round(peak_memory(runs[0].device), 1),
@@ -83,6 +84,11 @@ def save(page: Page, runs: list, tables: list[pd.DataFrame]):
     write(Path(f"{there}.csv"), frame.reindex(columns=COLUMNS).to_csv(index=False))
     write(Path(f"{there}.json"), json.dumps(origin, indent=1))
     return foot(origin)
+
+
+def _trained(run) -> str:
+    """Where a network comes from, in words."""
+    return f"shipped: {run.origin['device']}, commit {run.origin['commit']}" if run.shipped else "here"
 
 
 def of(page: Page) -> pd.DataFrame:

@@ -63,7 +63,7 @@ def _kept(file: Path, settings: dict) -> pd.DataFrame:
 
 
 def _measured(run, epoch: int, settings: dict) -> pd.DataFrame:
-    model, options, seen = run.at(epoch), settings["attack"], []
+    model, options, seen = run.loaded(epoch), settings["attack"], []
     for split in settings["splits"]:
         for view in views(model, run.data, split=split, names=settings["views"], precision=run.dtype, **options):
             seen.append((view, *outputs(model, view)))

@@ -25,7 +25,7 @@ from ..evidence.provenance import environment
 from ..measures.history import history
 from ..measures.layers import outputs
 from ..measures.views import View
-from ..runtime import alone, home, log, progress, spread, write
+from ..runtime import alone, home, log, note_use, progress, spread, write
 from . import checkpoint
 from .checkpoint import RECORD, Checkpoint, snapshot_name, stale_name
 from .epochs import network, reestimate_statistics, sgd, train_epoch
@@ -95,10 +95,16 @@ class Run:
 
         ValueError, with the choices, for an epoch that was not kept.
         """
+        if 0 < epoch < self.epochs[-1]:
+            note_use(f"{self.path.name} snapshots")
+        return self.loaded(epoch)
+
+    def loaded(self, epoch: int) -> nn.Sequential:
+        """``at``, for measuring: the page that asks needs no snapshots to travel."""
         if epoch not in self.epochs:
             raise ValueError(f"epoch {epoch} was not kept; choose one of {', '.join(map(str, self.epochs))}")
         if not self.has(epoch):
-            return self.whole().at(epoch)
+            return self.whole().loaded(epoch)
         model, file = copy.deepcopy(self.model), self.path / snapshot_name(epoch)
         if epoch == 0 and not file.exists():
             model.load_state_dict(network(self.recipe, self.data).state_dict())
@@ -151,6 +157,7 @@ def fit(recipe: Recipe, root: str | Path | None = None, device: str | None = Non
     if path.parent == root:
         (path / "state.safetensors").unlink(missing_ok=True)
     model.load_state_dict(load_file(path / "model.safetensors"))
+    note_use(path.name)
     return Run(recipe, model.eval(), data, path, json.loads((path / RECORD).read_text()), root)
 
 
