@@ -3,11 +3,12 @@
 import pandas as pd
 from IPython.display import Markdown
 
+from ..runtime import home
 from ..seeds import words
 from . import beyond, paper
 from .claims import Judgement, judge
 from .pages import Page, glue
-from .records import of, origins, own, places
+from .records import of, origins, own, recorded
 from .sentences import said
 
 CLAIMS = (*paper.CLAIMS, *beyond.CLAIMS)
@@ -84,6 +85,48 @@ def as_markdown(table: pd.DataFrame) -> str:
     return "\n".join(out)
 
 
+def two_minutes(table: pd.DataFrame) -> str:
+    """The book in four bullets, each as the verdicts of one profile have it: from ``judged``."""
+    verdict = dict(zip(table.id, table.verdict))
+    bullets = {
+        "Collapse": ("C1",), "Attack": ("C2", "C3", "C4"), "Robust training": ("C5", "C6 published", "C6 fixed"),
+        "Layers": ("C8", "C8a"),
+    }  # fmt: skip
+    links = ("ch-collapse", "ch-attacks", "ch-robust", "ch-layers")
+    lines = []
+    for (name, claims), link in zip(bullets.items(), links):
+        sentences = " ".join(said(claim, verdict.get(claim, "not run")) for claim in claims)
+        lines.append(f"- **{name}.** {sentences} → {{ref}}`{link}`")
+    return "\n".join(lines)
+
+
+def against_paper(records: pd.DataFrame, profile: str):
+    """The paper's values of the claims' figures, from ``book/paper_values.yml``, beside ours: a styled table.
+
+    The file maps a claim's id to a mapping of its conditions' names to numbers. ValueError for a name that is none.
+    """
+    import yaml  # here, as only a checkout has the file
+
+    file = home() / "book" / "paper_values.yml"
+    given = (yaml.safe_load(file.read_text()) or {}) if file.exists() else {}
+    rows = []
+    for claim in CLAIMS:
+        findings = {f.condition.name: f.mean for f in judge(claim, records[records.profile == profile]).findings}
+        names = [condition.name for condition in claim.conditions]
+        if strange := set(given.get(claim.id, {})) - set(names):
+            raise ValueError(f"{file.name}: {claim.id} has no figure {min(strange)!r}; choose from {', '.join(names)}")
+        for name in names:
+            theirs, ours = given.get(claim.id, {}).get(name), findings.get(name)
+            both = theirs is not None and ours is not None
+            rows.append((claim.id, name, theirs, ours, ours - theirs if both else None))
+    if strange := set(given) - {claim.id for claim in CLAIMS}:
+        raise ValueError(f"{file.name}: no claim {min(strange)!r}; choose from {', '.join(c.id for c in CLAIMS)}")
+    table = pd.DataFrame(rows, columns=["claim", "figure", "paper", "ours", "difference"])
+    style = table.astype({"paper": float, "ours": float, "difference": float}).style.hide(axis="index")
+    style = style.format("{:.3g}", subset=["ours", "difference"], na_rep="–")
+    return style.format("{:.3g}", subset=["paper"], na_rep="direction only; no value at hand")
+
+
 def _ground(verdict: str) -> str:
     return f"background-color: {GROUND[verdict]}; color: #1a1a1a; white-space: nowrap"
 
@@ -103,7 +146,8 @@ def sources(profile: str) -> pd.DataFrame:
 def costs(profile: str) -> pd.DataFrame:
     """What every recorded profile took: models, seconds of training and of whole pages, memory, device."""
     rows = {}
-    for found in filter(None, map(origins, places(profile))):
+    others = (folder for folder in (home() / "results").glob("*/records") if folder != recorded(profile))
+    for found in filter(None, map(origins, [own(profile), *sorted(others)])):
         training = {key: seconds for o in found for key, seconds in o["training_seconds"].items()}
         rows[found[0]["name"]] = {
             "models": len(training),

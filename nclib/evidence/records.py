@@ -138,21 +138,29 @@ def _refuse_mixtures(origins: dict[Path, dict]) -> None:
                 raise ValueError(f"{file.parent}: refused, two runs go by the name {origin['name']!r}: {what}")
 
 
-def places(profile: str) -> list[Path]:
-    """The folder of this profile's records and, after it, those committed under ``results/`` for every other."""
-    committed = sorted(p for p in (home() / "results").glob("*/records") if p.parent.name != profile)
-    return [own(profile), *committed]
-
-
 def own(profile: str) -> Path:
     """The folder of the records that a profile's pages write."""
     return place(page("ledger", {"profile": profile})).parent
 
 
+def recorded(profile: str) -> Path:
+    """The folder of a profile's committed records."""
+    return home() / "results" / profile / "records"
+
+
 def everything(profile: str) -> pd.DataFrame:
-    """This profile's records and, after them, those of every other recorded profile."""
-    frames = [load(folder) for folder in places(profile)]
-    return pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
+    """This profile's records and, after them, all committed ones: those of the same profile as "<profile>, recorded".
+
+    Where this profile's own are the committed ones, value by value, they stand once.
+    """
+    mine, frames = load(own(profile)), []
+    for folder in sorted((home() / "results").glob("*/records")):
+        frame = load(folder)
+        if folder == recorded(profile):
+            same = len(mine) == len(frame) and (mine.value.to_numpy() == frame.value.to_numpy()).all()
+            frame = frame[:0] if same else frame.assign(profile=f"{profile}, recorded")
+        frames.append(frame)
+    return pd.concat([f for f in (mine, *frames) if len(f)] or [mine], ignore_index=True)
 
 
 def origins(folder: Path) -> list[dict]:
