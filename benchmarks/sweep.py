@@ -24,7 +24,8 @@ from itertools import pairwise
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from nclib.press import sweep
+from nclib.runtime import home
+from press import engines, grid
 
 ROOT = Path(__file__).parents[1]
 CHEAP = "chapters: [measures]\nprofile: smoke\ngrid: {classes: [5, 6, 7]}\n"
@@ -40,7 +41,7 @@ def house(text: str):
             shutil.copytree(ROOT / folder, place / folder)
         os.environ["NCLIB_HOME"] = name
         (place / "sweeps" / "bench.yml").write_text(text)
-        yield sweep.read(place / "sweeps" / "bench.yml")
+        yield grid.read(place / "sweeps" / "bench.yml")
 
 
 @contextmanager
@@ -67,7 +68,7 @@ def finishes(engine) -> list[float]:
 def beside(made, engine) -> list[float]:
     """Seconds of each run of an engine with one worker, without those in which its notebook was executed."""
     times = [0.0, *finishes(engine)]
-    stamps = [sweep.home() / run.folder / "stamps" / f"{run.chapter}.json" for run in made.runs]
+    stamps = [home() / job.folder / "stamps" / f"{job.chapter}.json" for job in made.jobs]
     return [
         after - before - json.loads(s.read_text())["seconds"] for (before, after), s in zip(pairwise(times), stamps)
     ]
@@ -96,10 +97,10 @@ def overhead(repeats: int, ray: bool) -> None:
     for _ in range(repeats):
         found["papermill"] += [beside_by_papermill(classes) for classes in (5, 6, 7)]
         with house(CHEAP) as made:
-            found["local"] += beside(made, sweep._local(made, made.runs, 1))
+            found["local"] += beside(made, engines.on_this_machine(made, made.jobs, 1))
         if ray:
             with house(CHEAP) as made, cluster(1) as address:
-                first, *later = beside(made, sweep._ray(made, made.runs, address))
+                first, *later = beside(made, engines.on_ray(made, made.jobs, address))
                 found["ray"] += later
                 found["ray, a worker's first run"].append(first)
     for name, times in found.items():
@@ -114,10 +115,10 @@ def speed_up(repeats: int, ray: bool) -> None:
         seconds = {}
         for workers in (1, 2):
             with house(TRAINING) as made:
-                seconds["local", workers] = finishes(sweep._local(made, made.runs, workers))[-1]
+                seconds["local", workers] = finishes(engines.on_this_machine(made, made.jobs, workers))[-1]
             if ray:
                 with house(TRAINING) as made, cluster(workers) as address:
-                    seconds["ray", workers] = finishes(sweep._ray(made, made.runs, address))[-1]
+                    seconds["ray", workers] = finishes(engines.on_ray(made, made.jobs, address))[-1]
         for engine in ratios if ray else ["local"]:
             ratios[engine].append(seconds[engine, 1] / seconds[engine, 2])
     for engine in ratios if ray else ["local"]:

@@ -27,6 +27,12 @@ STARTED = []
 FAILED = "failed"
 
 
+def pytest_collection_modifyitems(items):
+    """The book is made first. Who else reads it comes last, and does not wait for it."""
+    readers = {item.path for item in items if "smoke" in item.fixturenames}
+    items.sort(key=lambda item: 0 if item.path.name == "test_pages.py" else 2 if item.path in readers else 1)
+
+
 def furnish(place: Path, runs: Path | None = None) -> Path:
     """A copy of what the press reads, in a fresh folder; with the networks that were trained in ``runs``, or none."""
     for name in ("book", "profiles", "results", "sweeps"):

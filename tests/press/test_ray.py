@@ -11,11 +11,10 @@ from conftest import ROOT, command, furnish, log_of, start, wait_for
 
 import nclib as nc
 from nclib.evidence import records
-from nclib.training.store import folders
 from press import BookError, grid
 from press.engines import _slots
 
-PROFILE = "epochs: 150\nper_class: 20\ntest_per_class: 5\nwidth: 4\nbatch: 20\n"
+PROFILE = "epochs: 60\nper_class: 20\ntest_per_class: 5\nwidth: 4\nbatch: 20\n"
 SWEEP = "chapters: [collapse]\nprofile: short\ngrid: {seeds: [[1], [2]]}\n"
 
 
@@ -52,7 +51,7 @@ def test_a_cluster_gives_the_local_engines_records_though_a_worker_is_killed(clu
     monkeypatch.setenv("NCLIB_HOME", str(houses["ray"]))
     first, second = grid.read(houses["ray"] / "sweeps" / "two.yml").jobs
     assert first.values == {"seeds": [1]}
-    network, _ = folders(nc.Recipe(**yaml.safe_load(PROFILE), seed=1), "float32", houses["ray"] / "runs")
+    network = houses["ray"] / "runs" / f"{nc.Recipe(**yaml.safe_load(PROFILE), seed=1).key}-float32"
     driver = start(houses["ray"], "sweep", "sweeps/two.yml", "--engine", "ray", "--address", cluster)
     wait_for((network / "epoch-0002.safetensors").exists, driver)
     (runner,) = [process for process in psutil.process_iter() if makes(process, first.page)]
