@@ -22,9 +22,8 @@ class Compute:
 
     def autocast(self):
         """A context in which forward passes run in ``dtype``."""
-        if self.dtype == torch.float32:
-            return nullcontext()
-        return torch.autocast(self.device.type, self.dtype)
+        single = self.dtype == torch.float32
+        return nullcontext() if single else torch.autocast(self.device.type, self.dtype)
 
     def lay_out(self, images_or_model):
         """Images (N, C, H, W), or a model, on the device and channels last: convolutions gain in any precision."""

@@ -82,17 +82,11 @@ def load(
 ) -> Dataset:
     """Load a data set whole, or class-balanced subsets of its splits.
 
-    Parameters
-    ----------
-    name : one of ``DATASETS``. ``digits`` (1,797 real 8x8 digits) comes with scikit-learn; the
-        others are read, or downloaded once, through torchvision.
-    root : folder of the files; else the variable ``NCLIB_DATA``, else ``~/.cache/nclib``.
-    per_class, test_per_class : images kept of each class in either split, drawn by ``seed``; None keeps all.
-
-    Raises
-    ------
-    ValueError for an unknown name or more images than a class has; FileNotFoundError, in one line,
-    where files are missing and cannot be fetched.
+    ``name`` is one of ``DATASETS``: ``digits`` (1,797 real 8x8 digits) comes with scikit-learn, the others are read, or
+    downloaded once, through torchvision, in ``root``, else in the variable ``NCLIB_DATA``, else in ``~/.cache/nclib``.
+    ``per_class`` and ``test_per_class`` images of each class are kept in either split, drawn by ``seed``; None: all.
+    Raises ValueError for an unknown name or more images than a class has; FileNotFoundError, in one line, where files
+    are missing and cannot be fetched.
     """
     if name not in DATASETS:
         raise ValueError(f"unknown dataset {name!r}; choose one of {', '.join(DATASETS)}")

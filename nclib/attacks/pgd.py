@@ -45,8 +45,6 @@ def pgd(
 ) -> Tensor:
     """Projected gradient descent (Madry et al. 2018): maximise a loss in an epsilon-ball around x.
 
-    Parameters
-    ----------
     model : pixels (N, C, H, W) in [0, 1] to logits (N, classes). x : float pixels; y : labels (N,), the
         targets where ``targeted``; unused by ``loss="kl"``, which moves away from the model's output at x.
     epsilon, step : in pixel units, a number or one per sample (N,).

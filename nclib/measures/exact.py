@@ -88,8 +88,7 @@ def measure(
     ``weight_equinorm``, ``weight_equiangle``, ``nc3`` |W/|W|_F - M~/|M~|_F|_F^2, ``nc4`` share on which the nearest
     centre disagrees with the *network* argmax(W h + b), and its ``accuracy``. With ``centers`` the same samples about
     those means: ``centers_nc1``, ``centers_ncc_accuracy``, ``centers_leapt`` and ``centers_nc4``.
-    Where d < C - 1 no simplex of C vertices fits: equiangle stays above 0, and NC1, by its pseudo-inverse, counts
-    the scatter along the directions that the means span.
+    Where d < C - 1 no simplex fits: equiangle stays above 0, and NC1 counts the scatter in the span of the means.
     Raises ValueError for NaN or infinity, no samples, an empty class, one class, a label out of range, shapes that
     do not match, identical class means, a class mean on the global mean, or a row of ``weight`` of length 0.
     """

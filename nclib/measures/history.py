@@ -36,11 +36,12 @@ def history(run, views: Sequence[str] | None = None, split: str | None = None, *
         settings["perturbations"] = run.recipe.perturbations
     settings["weights"] = run.origin["sha256"]["model.safetensors"]
     name = f"{sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]}.csv"
-    table = max((_kept(folder / name, settings) for folder in run.measures), key=len)
+    beside, here = run.path / "measures", run.root / run.path.name / "measures"
+    table = max((_kept(folder / name, settings) for folder in (beside, here)), key=len)
     if left := [epoch for epoch in run.epochs if epoch not in set(table.epoch)]:
         if not all(map(run.has, left)):
             return history(run.whole(), views, split, **attack)
-        table = _measured_and_kept(run, settings, run.measures[-1] / name)
+        table = _measured_and_kept(run, settings, here / name)
     seconds = [(epoch, "train", "clean", "seconds", run.origin["seconds"][str(epoch)]) for epoch in run.epochs]
     return pd.concat([table, pd.DataFrame(seconds, columns=COLUMNS)], ignore_index=True)
 

@@ -18,8 +18,7 @@ NOISE_EPSILON = 8 / 255  # the authors' pixel noise beside an l2 attack, whateve
 class View:
     """Images (N, C, H, W) in [0, 1] or uint8, and the labels (N,) to group them by.
 
-    The targeted view is grouped by its *target* classes (y + 1) mod C, so it stays class-balanced, and
-    "accuracy" there is the attack's success.
+    The targeted view is grouped by its *target* classes (y + 1) mod C: "accuracy" there is the attack's success.
     """
 
     name: str
@@ -50,8 +49,7 @@ def views(
     ``untargeted`` and ``targeted`` PGD (step epsilon / 4 unless given); ``sign`` and ``gaussian`` noise of
     size epsilon in every pixel (8/255 where the norm is l2, as the authors have it); ``sphere``, for l2
     only, noise of the attack's own l2 length. ``names`` picks some. The attack sees the model in eval mode.
-
-    Raises ValueError for an unknown view, split or norm, or epsilon < 0, before any work.
+    ValueError for an unknown view, split or norm, or epsilon < 0, before any work.
     """
     attacks.check_attack(epsilon, norm, start=start)
     names = names or [n for n in VIEWS if norm == "l2" or n != "sphere"]
@@ -61,10 +59,8 @@ def views(
         raise ValueError(f"unknown split {split!r}; choose train or test")
     images, labels = getattr(data, split)
     device = next(model.parameters()).device
-    compute = choose(precision, device, images.shape[-1])
-    labels = labels.to(device)
-    shifted = (labels + 1) % data.num_classes
-    size = epsilon if norm == "linf" else NOISE_EPSILON
+    compute, labels = choose(precision, device, images.shape[-1]), labels.to(device)
+    shifted, size = (labels + 1) % data.num_classes, epsilon if norm == "linf" else NOISE_EPSILON
     options = dict(epsilon=epsilon, step=epsilon / 4 if step is None else step, steps=steps, norm=norm, start=start)
     makers = {
         "untargeted": lambda x, y, g: attacks.pgd(model, x, y, generator=g, mode="eval", **options),

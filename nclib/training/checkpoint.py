@@ -27,12 +27,9 @@ class Checkpoint:
     sha256: dict[str, str] = field(default_factory=dict)
 
 
-def snapshot_name(epoch: int) -> str:
-    return f"epoch-{epoch:04d}.safetensors"
-
-
-def stale_name(epoch: int) -> str:
-    return f"stale-{epoch:04d}.safetensors"
+def name_of(epoch: int, what: str = "epoch") -> str:
+    """The file of an epoch's weights ("epoch"), or of its outputs on stale perturbations ("stale")."""
+    return f"{what}-{epoch:04d}.safetensors"
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
@@ -83,8 +80,8 @@ def fault(recipe: Recipe, path: Path) -> str | None:
         return UNFINISHED
     except (ValueError, KeyError, TypeError, AttributeError):
         return RECORD
-    if recipe.perturbations == "stale" and stale_name(recipe.epochs) not in digests:
-        damaged.append(stale_name(recipe.epochs))
+    if recipe.perturbations == "stale" and (name := name_of(recipe.epochs, "stale")) not in digests:
+        damaged.append(name)
     return damaged[0] if damaged else None
 
 

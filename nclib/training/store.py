@@ -27,7 +27,7 @@ from ..measures.layers import outputs
 from ..measures.views import View
 from ..runtime import alone, home, log, note_use, progress, spread, write
 from . import checkpoint
-from .checkpoint import RECORD, Checkpoint, snapshot_name, stale_name
+from .checkpoint import RECORD, Checkpoint, name_of
 from .epochs import network, reestimate_statistics, sgd, train_epoch
 from .recipe import Recipe
 
@@ -36,10 +36,10 @@ SAVE_EVERY = 10.0  # seconds between saves of the resume state
 
 @dataclass
 class Run:
-    """A trained ``model`` (eval mode) with its ``recipe``, the ``data`` it knows, and its folder ``path``.
+    """A trained ``model`` (eval mode) with its ``recipe``, the ``data`` it knows, its folder ``path``, and its record.
 
-    ``origin`` is what its record says: key, dtype, seconds of training until each kept epoch, device, versions,
-    commit. ``root`` is where runs of this machine are kept; a network that travelled lies elsewhere.
+    The record, ``origin``, has dtype, seconds of training until each kept epoch, device, versions and commit. ``root``
+    is where runs of this machine are kept; a network that travelled lies elsewhere.
     """
 
     recipe: Recipe
@@ -65,11 +65,6 @@ class Run:
         return self.path.parent != self.root
 
     @property
-    def measures(self) -> tuple[Path, Path]:
-        """Where measures of these weights are kept: beside them, and, what is measured here, in ``root``."""
-        return self.path / "measures", self.root / self.path.name / "measures"
-
-    @property
     def seconds(self) -> float:
         """Seconds of training."""
         return max(self.origin["seconds"].values())
@@ -86,15 +81,12 @@ class Run:
 
     def has(self, epoch: int) -> bool:
         """Is all of an epoch here? A network that travelled may have left its snapshots behind."""
-        needed = [snapshot_name(epoch)] if 0 < epoch < self.epochs[-1] else []
-        needed += [stale_name(epoch)] if epoch and self.recipe.perturbations == "stale" else []
+        needed = [name_of(epoch)] if 0 < epoch < self.epochs[-1] else []
+        needed += [name_of(epoch, "stale")] if epoch and self.recipe.perturbations == "stale" else []
         return all((self.path / name).exists() for name in needed)
 
     def at(self, epoch: int) -> nn.Sequential:
-        """The model as it was after a kept epoch; where its snapshot did not travel, of the run trained again.
-
-        ValueError, with the choices, for an epoch that was not kept.
-        """
+        """The model after a kept epoch (else ValueError); of the run trained again where its snapshot did not travel."""
         if 0 < epoch < self.epochs[-1]:
             note_use(f"{self.path.name} snapshots")
         return self.loaded(epoch)
@@ -105,7 +97,7 @@ class Run:
             raise ValueError(f"epoch {epoch} was not kept; choose one of {', '.join(map(str, self.epochs))}")
         if not self.has(epoch):
             return self.whole().loaded(epoch)
-        model, file = copy.deepcopy(self.model), self.path / snapshot_name(epoch)
+        model, file = copy.deepcopy(self.model), self.path / name_of(epoch)
         if epoch == 0 and not file.exists():
             model.load_state_dict(network(self.recipe, self.data).state_dict())
         elif epoch != self.epochs[-1]:
@@ -124,7 +116,7 @@ class Run:
 
         They were made against weights before the epoch's end. ValueError where none were kept.
         """
-        file = self.path / stale_name(epoch)
+        file = self.path / name_of(epoch, "stale")
         if not file.exists():
             raise ValueError(f"no stale perturbations were kept for epoch {epoch}: ask for perturbations='stale'")
         kept = load_file(file, str(self.device))
@@ -200,11 +192,11 @@ def _train(model, recipe: Recipe, data: Dataset, compute: Compute, path: Path) -
     def keep(attacked: list | None) -> None:
         past.seconds[str(past.epoch)] = past.elapsed
         if attacked:
-            name, seen = stale_name(past.epoch), View("stale", *(torch.cat(parts) for parts in zip(*attacked)))
+            name, seen = name_of(past.epoch, "stale"), View("stale", *(torch.cat(parts) for parts in zip(*attacked)))
             features, logits = outputs(model, seen)
             kept = {"labels": seen.labels, "features": features, "logits": logits}
             past.sha256[name] = write(path / name, save(kept))
-        name = snapshot_name(past.epoch)
+        name = name_of(past.epoch)
         past.sha256[name] = write(path / name, save(checkpoint.weights(model)))
         checkpoint.save_state(path, model, optimizer, past)
 
