@@ -22,8 +22,7 @@ class Compute:
 
     def autocast(self):
         """A context in which forward passes run in ``dtype``."""
-        single = self.dtype == torch.float32
-        return nullcontext() if single else torch.autocast(self.device.type, self.dtype)
+        return nullcontext() if self.name == "float32" else torch.autocast(self.device.type, self.dtype)
 
     def lay_out(self, images_or_model):
         """Images (N, C, H, W), or a model, on the device and channels last: convolutions gain in any precision."""

@@ -31,7 +31,8 @@ def attack(name: str, model, x: Tensor, y=None, targeted=False, mode="eval", bat
     model : pixels (N, C, H, W) in [0, 1] to logits (N, classes); in ``mode`` ("eval" or "train") and with frozen
         parameters meanwhile. Modes and flags are put back, after an error too.
     y : labels (N,), the targets where ``targeted``; by default the model's own predictions.
-    batch : samples at a time (default 256; fewer where memory would explode). options : the class's own, budgets as numbers in pixel units; ``num_classes`` is filled in.
+    batch : samples at a time (default 256; fewer where memory would explode).
+    options : the class's own, budgets as numbers in pixel units; ``num_classes`` is filled in.
 
     Returns x_adv (N, C, H, W); how far it lies from x is the attack's business. ValueError, listing the choices, for
     an unknown name or option, and for missing targets.

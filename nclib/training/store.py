@@ -86,7 +86,7 @@ class Run:
         return all((self.path / name).exists() for name in needed)
 
     def at(self, epoch: int) -> nn.Sequential:
-        """The model after a kept epoch (else ValueError); of the run trained again where its snapshot did not travel."""
+        """The model after a kept epoch (else ValueError); of the run trained again if its snapshot did not travel."""
         if 0 < epoch < self.epochs[-1]:
             note_use(f"{self.path.name} snapshots")
         return self.loaded(epoch)
