@@ -2,7 +2,7 @@ PROFILE ?= digits
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: book test check lint record serve lab bench pdf compare exercises kit clean help
+.PHONY: book test check golden lint record serve lab bench pdf compare exercises kit clean help
 
 .venv/installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -14,14 +14,17 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install -q --disable-pip-version-check -r $<
 	touch $@
 
-book: .venv/installed  ## execute every chapter under PROFILE and render the site
-	@$(BIN)/python -m press book --profile $(PROFILE)
+book: .venv/installed  ## execute every chapter under PROFILE and render the site (FRESH=1: train every network here)
+	@NCLIB_FRESH=$(FRESH) $(BIN)/python -m press book --profile $(PROFILE)
 
 test: .venv/cluster lint  ## everything that CI runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 check: .venv/cluster lint  ## in a minute: every test that starts no kernel, browser or cluster
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not expensive"
+
+golden: .venv/cluster  ## train the golden cases anew and, where versions and weights agree, rewrite tests/golden.json
+	OMP_NUM_THREADS=1 $(BIN)/python tests/nclib/golden.py
 
 lint: .venv/installed
 	$(BIN)/ruff check --output-format=concise nclib press tests benchmarks book

@@ -9,7 +9,7 @@ import yaml
 
 from nclib.runtime import die_with
 
-from . import BookError, book, compare, execute, exercises, grid, pdf, sweep
+from . import BookError, book, compare, execute, exercises, grid, pdf, recording, sweep
 
 
 def main(words: list[str] | None = None) -> int:
@@ -44,7 +44,7 @@ def _sweep(asked: Namespace) -> int | None:
 COMMANDS = {  # name -> what it is for, and what it does; a number is the exit code
     "run": ("execute one chapter", _run),
     "book": ("execute every chapter and render the site", lambda asked: print(book.make(asked.profile, asked.jobs))),
-    "record": ("copy a finished book's evidence to results/", lambda asked: print(book.record(asked.profile))),
+    "record": ("copy a finished book's evidence to results/", lambda asked: print(recording.record(asked.profile))),
     "compare": ("two runs side by side, in _build/compare", lambda asked: print(compare.write_page(asked.a, asked.b))),
     "exercises": ("write chapters without solutions", lambda _: print(*exercises.write_copies(), sep="\n")),
     "pdf": ("print a finished book: _build/<profile>/book.pdf", lambda asked: print(pdf.print_book(asked.profile))),

@@ -1,8 +1,7 @@
-"""The whole book: every chapter executed, the site rendered, the evidence recorded."""
+"""The whole book: every chapter executed, the site rendered, verdicts beside the recorded ones."""
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -11,15 +10,13 @@ from pathlib import Path
 import nbformat
 
 from nclib.evidence.ledger import judged
-from nclib.evidence.records import load
+from nclib.evidence.records import load, recorded
 from nclib.runtime import home
 
 from . import BookError, moving_line
 from .execute import unchanged
 from .profiles import LEDGER, chapters, read_profile, source
 from .site import render
-
-MARK = ("<!-- verdicts -->", "<!-- end of verdicts -->")  # what lies between them in the README is written by record
 
 
 def make(profile: str, jobs: int | None = None) -> Path:
@@ -29,11 +26,21 @@ def make(profile: str, jobs: int | None = None) -> Path:
     print(f"profile {profile}: {len(chapters())} chapters, {jobs} at a time", flush=True)
     run_all(profile, jobs)
     index = render(profile)
-    print("\nclaims:")
-    for row in judged(load(home() / "_build" / profile / "records")).itertuples():
-        print(f"  {row.id:13s} {row.verdict:14s} {row.claim}")
+    print(f"\nclaims{', and as recorded' if recorded(profile).exists() else ''}:")
+    print("\n".join(verdict_lines(profile)))
     print(f"\n{time.time() - began:.0f} s in all")
     return index
+
+
+def verdict_lines(profile: str) -> list[str]:
+    """A line for every claim: the verdict of the run here, and, where there is a record, whether it agrees."""
+    before = dict(judged(load(recorded(profile)))[["id", "verdict"]].to_numpy()) if recorded(profile).exists() else {}
+    lines = []
+    for row in judged(load(home() / "_build" / profile / "records")).itertuples():
+        old = before.get(row.id)
+        beside = "" if old is None else "agrees" if old == row.verdict else f"recorded: {old}"
+        lines.append(f"  {row.id:13s} {row.verdict:18s} {beside:28s} {row.claim}".rstrip())
+    return lines
 
 
 def run_all(profile: str, jobs: int) -> None:
@@ -86,24 +93,3 @@ def _show(place: Path, running: dict) -> None:
         last = told.read_text().replace("\r", "\n").strip().splitlines()[-1:] if told.exists() else []
         words.append(f"{name}: {' '.join(last)[:60]}")
     moving_line(" | ".join(words))
-
-
-def record(profile: str) -> Path:
-    """Copy a finished book's chapters and records to ``results/<profile>/``; for digits the README follows."""
-    place, results = home() / "_build" / profile, home() / "results" / profile
-    if not (place / "site").exists():
-        raise BookError(f"nothing to record: run 'make book PROFILE={profile}' first")
-    judgements = judged(load(place / "records"))
-    for kind, pattern in (("records", "*.*"), ("pages", "*.ipynb")):
-        shutil.rmtree(results / kind, ignore_errors=True)
-        (results / kind).mkdir(parents=True)
-        for file in (place / kind).glob(pattern):
-            shutil.copy2(file, results / kind)
-    if profile == "digits":
-        readme = home() / "README.md"
-        before, after = readme.read_text().split(MARK[0])[0], readme.read_text().split(MARK[1])[1]
-        lines = [f"| {row.id} | {row.claim} | **{row.verdict}** |\n" for row in judgements.itertuples()]
-        told = "| | claim | on digits |\n|---|---|---|\n" + "".join(lines)
-        readme.write_text(f"{before}{MARK[0]}\n{told}{MARK[1]}{after}")
-        shutil.copy2(place / "source" / "_static" / "picture.svg", results)
-    return results

@@ -25,7 +25,8 @@ from .profiles import LEDGER, book_folder, parameters, source
 
 def execution_key(chapter: str, values: dict, place: Path) -> str:
     """Hash of all that an executed copy depends on: source, parameters, library, data root, versions, records."""
-    given = [values, versions(), os.environ.get("NCLIB_DATA"), library_key(Path(nclib.__file__).parent)]
+    variables = [os.environ.get(name) for name in ("NCLIB_DATA", "NCLIB_FRESH")]
+    given = [values, versions(), *variables, library_key(Path(nclib.__file__).parent)]
     digest = sha256(json.dumps(given, sort_keys=True).encode() + source(chapter).read_bytes())
     if source(chapter).stem == LEDGER:
         here = [*place.glob("*.csv"), *(place / "records").glob("*.csv")]
@@ -87,8 +88,11 @@ def run_chapter(chapter: str, profile: str, overrides: dict | None = None, outpu
         if unchanged(chapter, profile, overrides, output):
             return page
         began, key = time.time(), execution_key(chapter, values, place)
-        told.unlink(missing_ok=True)
+        used = stamp.with_suffix(".networks")
+        for file in (told, used):
+            file.unlink(missing_ok=True)
         os.environ |= {"NCLIB_HOME": str(home()), "NCLIB_LOG": str(told), "NCLIB_RECORDS": str(recorded)}
+        os.environ["NCLIB_USED"] = str(used)
         run_notebook(source(chapter), failed, values, cwd=book_folder())
         os.replace(failed, page)
         write(stamp, json.dumps({"key": key, "seconds": round(time.time() - began, 1)}))
