@@ -139,7 +139,7 @@ def smoke(once, runs) -> tuple[Path, str]:
     """The whole book, executed and rendered under the smoke profile, as ``make book`` does it: its house, its words."""
 
     def make(folder: Path) -> str:
-        done = command(furnish(folder / "house", runs), "book", "--profile", "smoke")
+        done = command(furnish(folder / "house", runs), "book", "--profile", "smoke", NCLIB_JOBS="1")
         assert done.returncode == 0, done.stderr
         return done.stdout
 

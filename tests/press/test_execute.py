@@ -9,6 +9,7 @@ import nbformat
 import psutil
 import pytest
 from conftest import ROOT, command, start, wait_for
+from small import small_house
 
 import nclib as nc
 from nclib.evidence.pages import literals
@@ -16,18 +17,19 @@ from press import execute
 
 
 @pytest.mark.expensive
-def test_a_raising_cell_stops_the_build_with_its_own_error(house):
+def test_a_raising_cell_stops_the_build_with_its_own_error(tmp_path):
+    house = small_house(tmp_path)
     source = house / "book" / "collapse.ipynb"
     notebook = nbformat.read(source, 4)
     first = next(i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", []))
     notebook.cells.insert(first + 1, nbformat.v4.new_code_cell("raise RuntimeError('the kettle is dry')", id="kettle"))
     nbformat.write(notebook, source)
-    done = command(house, "run", "collapse", "--profile", "smoke")
+    done = command(house, "run", "collapse", "--profile", "small")
     assert done.returncode == 1 and "papermill" not in done.stderr
     line = done.stderr.strip().splitlines()[-1]
     (number,) = re.fullmatch(r"book/collapse.ipynb, cell (\d+): RuntimeError: the kettle is dry", line).groups()
-    assert not (house / "_build" / "smoke" / "pages" / "collapse.ipynb").exists()
-    failed = nbformat.read(house / "_build" / "smoke" / "failed" / "collapse.ipynb", 4).cells
+    assert not (house / "_build" / "small" / "pages" / "collapse.ipynb").exists()
+    failed = nbformat.read(house / "_build" / "small" / "failed" / "collapse.ipynb", 4).cells
     told = [cell for cell in failed if "papermill-error-cell-tag" in cell.metadata.get("tags", [])]  # papermill's own
     assert "kettle" in [c for c in failed if c not in told][int(number) - 1].source
 
@@ -77,10 +79,10 @@ def test_the_execution_key_knows_the_library_as_python_reads_it(key, house, monk
 
 
 @pytest.mark.expensive
-def test_ctrl_c_stops_at_once_and_the_same_command_goes_on(house):
+def test_ctrl_c_stops_at_once_and_the_same_command_goes_on(tmp_path):
     """Interrupted in mid-training, as from a terminal: nobody trains on, and the next run resumes."""
-    (house / "profiles" / "long.yml").write_text("per_class: 20\ntest_per_class: 5\nwidth: 4\nepochs: 100000\n")
-    told, words = house / "_build" / "long" / "collapse.log", ("run", "collapse", "--profile", "long")
+    house = small_house(tmp_path, epochs=100000)
+    told, words = house / "_build" / "small" / "collapse.log", ("run", "collapse", "--profile", "small")
 
     def stop(process):
         tree = psutil.Process(process.pid).children(recursive=True)

@@ -6,16 +6,15 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
-import yaml
-from conftest import ROOT, command, furnish, log_of, start, wait_for
+from conftest import ROOT, command, log_of, start, wait_for
+from small import small_house
 
 import nclib as nc
 from nclib.evidence import records
 from press import BookError, grid
 from press.engines import _slots
 
-PROFILE = "epochs: 60\nper_class: 20\ntest_per_class: 5\nwidth: 4\nbatch: 20\n"
-SWEEP = "chapters: [collapse]\nprofile: short\ngrid: {seeds: [[1], [2]]}\n"
+SWEEP = "chapters: [collapse]\nprofile: small\ngrid: {seeds: [[1], [2]]}\n"
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +34,9 @@ def cluster():
 
 
 @pytest.mark.expensive
-def test_a_job_that_no_node_can_hold_is_refused(cluster, house):
-    (house / "sweeps" / "mine.yml").write_text("chapters: [collapse]\nprofile: smoke\ngpus: 64\n")
+def test_a_job_that_no_node_can_hold_is_refused(cluster, tmp_path):
+    house = small_house(tmp_path)
+    (house / "sweeps" / "mine.yml").write_text("chapters: [collapse]\nprofile: small\ngpus: 64\n")
     done = command(house, "sweep", "sweeps/mine.yml", "--engine", "ray", "--address", cluster)
     assert done.returncode == 1
     assert done.stderr.strip() == "sweeps/mine.yml: a run takes 1 cores and 64 GPUs, which no node of Ray has"
@@ -44,14 +44,16 @@ def test_a_job_that_no_node_can_hold_is_refused(cluster, house):
 
 @pytest.mark.expensive
 def test_a_cluster_gives_the_local_engines_records_though_a_worker_is_killed(cluster, tmp_path, monkeypatch):
-    houses = {name: furnish(tmp_path / name) for name in ("local", "ray")}
-    for house in houses.values():
-        (house / "profiles" / "short.yml").write_text(PROFILE)
-        (house / "sweeps" / "two.yml").write_text(SWEEP)
+    houses = {}
+    for name in ("local", "ray"):
+        (tmp_path / name).mkdir()
+        houses[name] = small_house(tmp_path / name, epochs=80)
+        (houses[name] / "sweeps" / "two.yml").write_text(SWEEP)
     monkeypatch.setenv("NCLIB_HOME", str(houses["ray"]))
     first, second = grid.read(houses["ray"] / "sweeps" / "two.yml").jobs
     assert first.values == {"seeds": [1]}
-    network = houses["ray"] / "runs" / f"{nc.Recipe(**yaml.safe_load(PROFILE), seed=1).key}-float32"
+    recipe = nc.Recipe(per_class=20, test_per_class=5, width=4, batch=20, epochs=80, seed=1)
+    network = houses["ray"] / "runs" / f"{recipe.key}-float32"
     driver = start(houses["ray"], "sweep", "sweeps/two.yml", "--engine", "ray", "--address", cluster)
     wait_for((network / "epoch-0002.safetensors").exists, driver)
     (runner,) = [process for process in psutil.process_iter() if makes(process, first.page)]

@@ -8,13 +8,13 @@ import pytest
 import yaml
 from conftest import ROOT
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from small import PYTHON
 
 from nclib.evidence import provenance
 from press import BookError, site
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><path d="M0 0h9v9z"/></svg>'
 TITLE = "(ch-attacks)=\n# A chapter\n\n:::{admonition} In short\n:class: tip\nIt has {numref}`fig-attack-arrows`.\n:::"
-PYTHON = {"language_info": {"name": "python", "pygments_lexer": "ipython3"}}
 FIGURE = {
     "mystnb": {"figure": {"name": "fig-attack-arrows", "caption": "A triangle."}, "image": {"alt": "One triangle."}}
 }

@@ -1,0 +1,98 @@
+"""What is recorded: pages, records and the networks that pages used; and what a fresh run says of the record."""
+
+import json
+import shutil
+
+import pytest
+from conftest import ROOT, command
+
+import nclib as nc
+from nclib.evidence import records
+from nclib.training.recipe import Recipe
+from press import BookError, book, recording
+
+pytestmark = pytest.mark.expensive
+
+
+@pytest.fixture
+def recorded(smoke, monkeypatch):
+    """The smoke book, recorded in its own house: the house, and what was recorded."""
+    monkeypatch.setenv("NCLIB_HOME", str(smoke[0]))
+    for name in ("NCLIB_RECORDS", "NCLIB_USED", "NCLIB_LOG"):
+        monkeypatch.delenv(name, raising=False)
+    yield smoke[0], recording.record("smoke")
+    shutil.rmtree(smoke[0] / "results" / "smoke")
+
+
+def test_what_the_pages_used_travels_and_makes_the_book_elsewhere(recorded, tmp_path, monkeypatch):
+    house, results = recorded
+    used = recording.networks(house / "_build" / "smoke")
+    assert {folder.name for folder in results.glob("networks/*")} == used.keys() and any(used.values())
+    told = {key for file in results.glob("records/*.json") for key in json.loads(file.read_text())["recipes"]}
+    assert told <= {name.split("-")[0] for name in used}, "every network that a record names"
+    film = [f for name, snapshots in used.items() if snapshots for f in (results / "networks" / name).glob("epoch-*")]
+    assert film and not list((results / "networks").glob("*/*.lock"))
+    away = tmp_path / "away"
+    shutil.copytree(house / "results" / "smoke", away / "results" / "smoke")
+    monkeypatch.setenv("NCLIB_HOME", str(away))
+    for file in results.glob("records/*.json"):
+        for fields in json.loads(file.read_text())["recipes"].values():
+            run = nc.fit(Recipe(**fields))
+            assert run.shipped and len(run.history), "nothing is trained"
+    assert not (away / "runs").exists()
+
+
+def test_the_recorded_ledger_page_has_the_run_once(recorded):
+    _, results = recorded
+    everything = records.everything("smoke")
+    assert "smoke" in set(everything.profile) and "smoke, recorded" not in set(everything.profile)
+    page = (results / "pages" / "ledger.ipynb").read_text()
+    assert "*smoke*" in page and "smoke, recorded" not in page
+
+
+def test_a_run_that_differs_from_the_record_stands_beside_it(recorded):
+    house, results = recorded
+    file = house / "_build" / "smoke" / "records" / "attacks.csv"
+    before = file.read_text()
+    try:
+        file.write_text(before.replace(",accuracy,0", ",accuracy,1", 1))
+        found = set(records.everything("smoke").profile)
+        assert {"smoke", "smoke, recorded"} <= found
+    finally:
+        file.write_text(before)
+    assert all("agrees" in line for line in book.verdict_lines("smoke"))
+    for name in ("collapse.csv", "collapse.json"):
+        (results / "records" / name).unlink()
+    assert any("recorded: not run" in line or "not run" in line for line in book.verdict_lines("smoke"))
+
+
+def test_recording_twice_leaves_the_same(recorded):
+    _, results = recorded
+    before = {p: p.read_bytes() for p in results.rglob("*") if p.is_file() and p.parent.name != "pages"}
+    recording.record("smoke")
+    assert {p: p.read_bytes() for p in before} == before
+
+
+def test_what_is_not_there_cannot_be_shipped_or_recorded(house, monkeypatch, refused):
+    monkeypatch.setenv("NCLIB_HOME", str(house))
+    with pytest.raises(BookError, match="no finished run abc-float32 to ship"):
+        recording.ship("abc-float32", house / "results" / "mine" / "networks")
+    assert refused("record", "--profile", "smoke") == "nothing to record: run 'make book PROFILE=smoke' first"
+
+
+def test_the_readme_shows_the_verdicts_of_the_committed_digits_records():
+    table = recording.verdict_table(records.load(ROOT / "results" / "digits" / "records"))
+    assert table in (ROOT / "README.md").read_text()
+
+
+def test_fresh_trains_what_would_be_there(recorded, tmp_path):
+    """The same book in a house where its networks travelled to, asked to train them all: it says so of each claim."""
+    house, _ = recorded
+    away = tmp_path / "away"
+    for name in ("book", "profiles", "results"):
+        shutil.copytree(house / name, away / name)
+    done = command(away, "run", "collapse", "--profile", "smoke", NCLIB_FRESH="1")
+    assert done.returncode == 0, done.stderr
+    assert "from epoch 0" in (away / "_build" / "smoke" / "collapse.log").read_text()
+    origin = json.loads((away / "_build" / "smoke" / "records" / "collapse.json").read_text())
+    assert set(origin["trained"].values()) == {"here"}
