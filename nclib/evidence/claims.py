@@ -36,6 +36,11 @@ class Lookup:
         found = found[found.epoch == (found.epoch.max() if epoch is None else epoch)]
         return self._mean(found, f"{model}: {measure} ({', '.join(where.values())})")
 
+    def epochs(self, model: str) -> list[int]:
+        """The epochs that a model was measured at, the untrained network (0) aside."""
+        found = self._pick(model=model)
+        return sorted(int(epoch) for epoch in found.epoch.unique() if epoch)
+
     def layers(self, model: str, view: str, measure: str = "centers_ncc_accuracy") -> pd.Series:
         """A measure on test data by layer of the network, in order of depth, pixels left out."""
         found = self._pick(model=model, view=view, measure=measure, split="test")
@@ -53,6 +58,7 @@ class Lookup:
 
     @staticmethod
     def _mean(found: pd.DataFrame, name: str) -> float:
+        found = found[found.value.notna()]  # a figure without a value was not measured
         if found.empty:
             raise KeyError(name)
         seeds = found.groupby("seed").value
@@ -96,11 +102,14 @@ class Claim:
     chapter: str
     figure: str
     conditions: tuple[Condition, ...]
+    floor: Condition | None = None  # where it is missed, the claim says nothing, and the verdict is the word ``below``
+    below: str = ""
 
     @property
     def rule(self) -> str:
         """The conditions in words."""
-        return "; ".join(condition.rule for condition in self.conditions)
+        floor = f" (where {self.floor.rule}; else: {self.below})" if self.floor else ""
+        return "; ".join(condition.rule for condition in self.conditions) + floor
 
     @property
     def right_way(self) -> str:
@@ -147,17 +156,20 @@ class Judgement:
 def judge(claim: Claim, records: pd.DataFrame) -> Judgement:
     """Judge one claim on one profile's records: those of the claim's chapter, seeds paired with themselves."""
     records = records[records.chapter == claim.chapter]
+    conditions = claim.conditions + ((claim.floor,) if claim.floor else ())
     values, complete = [], []
     for seed, of_seed in records.groupby("seed"):
         with suppress(KeyError):
             lookup = Lookup(of_seed)
-            found = [(condition.value(lookup), condition.right(lookup)) for condition in claim.conditions]
+            found = [(condition.value(lookup), condition.right(lookup)) for condition in conditions]
             values.append([value for value, _ in found])
             complete.append(seed)
     if not values:
         return Judgement("not run")
     together = Lookup(records[records.seed.isin(complete)])
-    findings = tuple(_finding(c, of, together) for c, of in zip(claim.conditions, zip(*values)))
+    findings = tuple(_finding(c, of, together) for c, of in zip(conditions, zip(*values)))
+    if claim.floor and findings[-1].status == "missed":
+        return Judgement(claim.below, findings, len(values))
     return Judgement(_verdict(findings), findings, len(values))
 
 

@@ -6,7 +6,8 @@ from IPython.display import Markdown
 from ..runtime import home
 from ..seeds import words
 from . import beyond, paper
-from .claims import Judgement, judge
+from .claims import Claim, Judgement, judge
+from .companions import COMPANIONS
 from .pages import Page, glue
 from .records import of, origins, own, recorded
 from .sentences import said
@@ -18,6 +19,8 @@ GROUND = {
     "too close to call": "#e3e0f3",
     "fails": "#f7d3c4",
     "not run": "#e6e6e6",
+    "did not train": "#e6e6e6",
+    "not applicable": "#e6e6e6",
 }
 COLUMNS = ["id", "claim", "rule", "profile", "seeds", "measured", "verdict", "chapter", "figure"]
 
@@ -27,11 +30,11 @@ def verdict(claim_id: str, records: pd.DataFrame) -> str:
     return judge(next(claim for claim in CLAIMS if claim.id == claim_id), records).verdict
 
 
-def judged(records: pd.DataFrame) -> pd.DataFrame:
+def judged(records: pd.DataFrame, claims: tuple[Claim, ...] = CLAIMS) -> pd.DataFrame:
     """One row per claim and profile: id, claim, rule, profile, seeds, measured, verdict, chapter, figure."""
     out = []
     for profile, of_profile in records.groupby("profile", sort=False):
-        for claim in CLAIMS:
+        for claim in claims:
             found: Judgement = judge(claim, of_profile)
             row = (claim.id, claim.text, claim.rule, profile, found.seeds, found.measured(), found.verdict)
             out.append((*row, claim.chapter, claim.figure))
@@ -67,9 +70,12 @@ def coloured(table: pd.DataFrame, columns: list[str]):
     return table.style.hide(axis="index").map(_ground, subset=columns)
 
 
-def as_markdown(table: pd.DataFrame) -> str:
-    """A box per claim, labelled claim-<id>: its rule, and per profile the measured figures and the verdict."""
-    out = []
+def as_markdown(records: pd.DataFrame) -> str:
+    """A box per claim, labelled claim-<id>: its rule, and per profile the measured figures and the verdict.
+
+    The claim's companion stands below it.
+    """
+    out, table, beside = [], judged(records), judged(records, COMPANIONS)
     ways = {claim.id: claim.right_way for claim in CLAIMS}
     for claim, rows in table.groupby("id", sort=False):
         first = rows.iloc[0]
@@ -80,7 +86,12 @@ def as_markdown(table: pd.DataFrame) -> str:
         ]
         out.append(f"Holds when {first.rule}. See [the figure](#{first.figure}).\n")
         out.append(f"Points the right way when: {ways[claim]}.\n")
-        out += [f"- *{r.profile}*, {words(r.seeds)}: **{r.verdict}**. {r.measured}" for r in rows.itertuples()]
+        out += [_line(row) for row in rows.itertuples()]
+        companion = beside[beside.id == claim]
+        for row in companion.itertuples():
+            if row.Index == companion.index[0]:
+                out.append(f"\n*Companion: {row.claim}*, when {row.rule}. See [the figure](#{row.figure}).\n")
+            out.append(_line(row))
         out.append(":::\n")
     return "\n".join(out)
 
@@ -125,6 +136,10 @@ def against_paper(records: pd.DataFrame, profile: str):
     style = table.astype({"paper": float, "ours": float, "difference": float}).style.hide(axis="index")
     style = style.format("{:.3g}", subset=["ours", "difference"], na_rep="–")
     return style.format("{:.3g}", subset=["paper"], na_rep="direction only; no value at hand")
+
+
+def _line(row) -> str:
+    return f"- *{row.profile}*, {words(row.seeds)}: **{row.verdict}**. {row.measured}"
 
 
 def _ground(verdict: str) -> str:

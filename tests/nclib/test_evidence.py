@@ -11,6 +11,7 @@ from conftest import ROOT
 import nclib as nc
 from nclib.evidence import ledger, pages, provenance, records
 from nclib.evidence.claims import Claim, Condition, Lookup, judge
+from nclib.evidence.companions import COMPANIONS
 from nclib.evidence.pages import Page
 from nclib.seeds import interval, whisker
 
@@ -201,11 +202,34 @@ def test_a_missing_record_is_not_run_and_never_a_number():
     assert verdict("C5", [row("adversarial", "nc1", 0.1)]) == "not run"
 
 
+def test_a_claim_below_its_floor_has_a_word_of_its_own():
+    """TRADES that has not learned its training set neither collapses nor fails to."""
+    rows = [row("TRADES (fixed)", "nc1", value, epoch=epoch) for epoch, value in ((0, 100.0), (10, 90.0))]
+    (claim,) = [c for c in COMPANIONS if c.id == "C6 fixed"]
+    for accuracy, expected in ((0.99, "holds"), (0.44, "did not train")):
+        fitted = [*rows, row("TRADES (fixed)", "accuracy", accuracy)]
+        assert judge(claim, pd.DataFrame(fitted).assign(chapter=claim.chapter)).verdict == expected
+    assert claim.rule.endswith("(where train accuracy ≥ 0.95; else: did not train)")
+
+
+def test_every_claim_has_a_companion_and_every_companion_a_chapter():
+    assert {c.id for c in COMPANIONS} == set(SPECIFIED) and {c.chapter for c in COMPANIONS} <= set(CHAPTERS.values())
+
+
+def test_the_fall_since_interpolation_is_counted_from_the_first_epoch_that_fits():
+    rows = [row("standard", "accuracy", a, epoch=e) for e, a in ((1, 0.9), (4, 0.9995), (8, 1.0))]
+    rows += [row("standard", "nc1", n, epoch=e) for e, n in ((1, 10.0), (4, 2.0), (8, 0.5))]
+    rows += [row("standard", "nc1_per_class", 0.05, epoch=8)]
+    found = judge(COMPANIONS[0], pd.DataFrame(rows).assign(chapter="collapse"))
+    assert found.findings[0].mean == pytest.approx(0.25) and found.verdict == "holds"
+
+
 def test_the_ledger_has_a_row_per_claim_and_profile():
     one = pd.DataFrame(collapse_rows(), columns=records.COLUMNS).assign(chapter="collapse")
-    table = ledger.judged(pd.concat([one, one.assign(profile="cifar10-mini")]))
+    both = pd.concat([one, one.assign(profile="cifar10-mini")])
+    table = ledger.judged(both)
     assert len(table) == 2 * len(ledger.CLAIMS) and set(table.profile) == {"digits", "cifar10-mini"}
-    boxes = ledger.as_markdown(table)
+    boxes = ledger.as_markdown(both)
     assert "(claim-c6-fixed)=" in boxes and "- *cifar10-mini*, one seed: **holds**" in boxes
 
 
