@@ -146,10 +146,10 @@ def fit(recipe: Recipe, root: str | Path | None = None, device: str | None = Non
                 checkpoint.start_over(path, wrong)
             if wrong:
                 _train(model, recipe, data, compute, path)
-    if path.parent == root:
-        (path / "state.safetensors").unlink(missing_ok=True)
+    (root / path.name / "state.safetensors").unlink(missing_ok=True)
     model.load_state_dict(load_file(path / "model.safetensors"))
-    note_use(path.name)
+    if root == home() / "runs":
+        note_use(path.name)
     return Run(recipe, model.eval(), data, path, json.loads((path / RECORD).read_text()), root)
 
 
