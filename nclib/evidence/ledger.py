@@ -1,7 +1,7 @@
 """The ledger: every claim judged on every profile's records, as tables and boxes; and what the records cost."""
 
 import pandas as pd
-from IPython.display import Markdown
+from IPython.display import HTML, Markdown
 
 from ..runtime import home
 from ..seeds import words
@@ -96,19 +96,19 @@ def as_markdown(records: pd.DataFrame) -> str:
     return "\n".join(out)
 
 
-def two_minutes(table: pd.DataFrame) -> str:
+def two_minutes(table: pd.DataFrame) -> HTML:
     """The book in four bullets, each as the verdicts of one profile have it: from ``judged``."""
-    verdict = dict(zip(table.id, table.verdict))
+    verdict, names = dict(zip(table.id, table.verdict)), {claim.id: claim.chapter for claim in CLAIMS}
     bullets = {
         "Collapse": ("C1",), "Attack": ("C2", "C3", "C4"), "Robust training": ("C5", "C6 published", "C6 fixed"),
         "Layers": ("C8", "C8a"),
     }  # fmt: skip
-    links = ("ch-collapse", "ch-attacks", "ch-robust", "ch-layers")
     lines = []
-    for (name, claims), link in zip(bullets.items(), links):
+    for name, claims in bullets.items():
         sentences = " ".join(said(claim, verdict.get(claim, "not run")) for claim in claims)
-        lines.append(f"- **{name}.** {sentences} → {{ref}}`{link}`")
-    return "\n".join(lines)
+        more = f'<a href="{names[claims[0]]}.html">the chapter</a>'
+        lines.append(f"<li><p><strong>{name}.</strong> {sentences} See {more}.</p></li>")
+    return HTML(f"<ul>{''.join(lines)}</ul>")
 
 
 def against_paper(records: pd.DataFrame, profile: str):

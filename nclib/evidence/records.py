@@ -154,7 +154,7 @@ def everything(profile: str) -> pd.DataFrame:
     Where this profile's own are the committed ones, value by value, they stand once.
     """
     mine, frames = load(own(profile)), []
-    for folder in sorted((home() / "results").glob("*/records")):
+    for folder in sorted((home() / "results").glob("*/records"), key=lambda f: (f != recorded(profile), f)):
         frame = load(folder)
         if folder == recorded(profile):
             same = len(mine) == len(frame) and (mine.value.to_numpy() == frame.value.to_numpy()).all()
