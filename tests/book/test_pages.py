@@ -99,4 +99,4 @@ def test_recorded_profiles_get_twins_linked_both_ways_and_a_column_in_the_ledger
             assert f'href="{profile}/{chapter}.html"' in (html / f"{chapter}.html").read_text()
             twin = (html / profile / f"{chapter}.html").read_text()
             assert f'href="../{chapter}.html"' in twin and f'id="{profile}-fig-' in twin
-        assert boxes.count(f"<em>{profile}</em>") == boxes.count("<em>smoke</em>") == len(CLAIMS)
+        assert boxes.count(f"<em>{profile}</em>") == boxes.count("<em>smoke</em>") >= len(CLAIMS)
