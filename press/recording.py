@@ -72,7 +72,7 @@ def ship(name: str, into: Path, snapshots: bool = False) -> Path:
             shutil.copy2(file, partial / "measures")
     last = f"-{origin['recipe']['epochs']:04d}.safetensors"
     kept = [f for f in origin["sha256"] if not f.startswith("epoch-") or snapshots]
-    kept = [f for f in kept if not f.startswith("stale-") or f.endswith(last)]
+    kept = [f for f in kept if not f.startswith("stale-") or snapshots or f.endswith(last)]
     for file in kept:
         shutil.copy2(path / file, partial)
     write(partial / "recipe.json", json.dumps(origin | {"sha256": {f: origin["sha256"][f] for f in kept}}, indent=1))

@@ -2,7 +2,8 @@
 
 import ast
 import json
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +18,7 @@ class Page:
 
     chapter: str
     parameters: dict
+    began: float = field(default_factory=time.time, compare=False)
 
     @property
     def profile(self) -> str:

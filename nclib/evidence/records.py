@@ -6,6 +6,7 @@ import re
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from ..runtime import home, write
@@ -15,7 +16,6 @@ from .provenance import environment, foot, peak_memory
 
 COLUMNS = ["profile", "chapter", "model", "recipe", "seed", "epoch", "split", "layer", "view", "measure", "value"]
 REQUIRED = ("name", "profile", "chapter", "parameters", "recipes", "dtypes", "device", "versions", "commit", "seconds")
-STARTED = time.time()
 
 
 def place(page: Page) -> Path:
@@ -76,7 +76,7 @@ def save(page: Page, runs: list, tables: list[pd.DataFrame]):
         "training_seconds": {run.recipe.key: round(run.seconds, 1) for run in runs},
         "trained": {run.recipe.key: _trained(run) for run in runs},
         **environment(runs[0].device),
-        "seconds": round(time.time() - STARTED, 1),
+        "seconds": round(time.time() - page.began, 1),
         "peak_memory_gb": round(peak_memory(runs[0].device), 1),
     }
     there = place(page)
@@ -103,7 +103,7 @@ def read(file: Path) -> pd.DataFrame:
     if not origin_file.exists():
         raise ValueError(f"{file}: refused, {origin_file.name} with its provenance is missing")
     origin = json.loads(origin_file.read_text())
-    if missing := [name for name in REQUIRED if not origin.get(name)]:
+    if missing := [name for name in REQUIRED if origin.get(name) in (None, "", {})]:
         raise ValueError(f"{file}: refused, its provenance lacks {', '.join(missing)}")
     for key, fields in origin["recipes"].items():
         if (real := Recipe(**fields).key) != key:
@@ -157,7 +157,7 @@ def everything(profile: str) -> pd.DataFrame:
     for folder in sorted((home() / "results").glob("*/records"), key=lambda f: (f != recorded(profile), f)):
         frame = load(folder)
         if folder == recorded(profile):
-            same = len(mine) == len(frame) and (mine.value.to_numpy() == frame.value.to_numpy()).all()
+            same = np.array_equal(mine.value.to_numpy(float), frame.value.to_numpy(float), equal_nan=True)
             frame = frame[:0] if same else frame.assign(profile=f"{profile}, recorded")
         frames.append(frame)
     return pd.concat([f for f in (mine, *frames) if len(f)] or [mine], ignore_index=True)
