@@ -280,6 +280,7 @@ class Scaled(nn.Module):
 FACTORS = (1, 5, 20, 100)
 
 
+@pytest.mark.expensive
 @pytest.mark.parametrize("norm, epsilon", [("linf", 0.06), ("l2", 0.4)])
 def test_robust_accuracy_does_not_see_the_scale_of_logits(net, norm, epsilon):
     model, x, y = net[0], net[1][::2], net[2][::2]

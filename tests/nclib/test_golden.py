@@ -70,6 +70,7 @@ def test_one_in_a_hundred_of_any_dial_shows_a_hundredfold(dial, norm):
     assert max(abs(a - b) for a, b in zip(projections(recipe), changed)) > 100 * TOLERANCE
 
 
+@pytest.mark.expensive
 def test_the_projections_do_not_depend_on_the_instruction_set():
     """The weights of another CPU, here the same one without AVX-512."""
     code = "import golden, json; print(json.dumps({n: golden.projections(r) for n, r in golden.cases().items()}))"

@@ -351,6 +351,7 @@ print(before, few, peak())
 """
 
 
+@pytest.mark.expensive
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read in kilobytes, as Linux gives it")
 def test_propagate_at_full_width_needs_little_memory_and_no_more_for_more_samples():
     ran = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)

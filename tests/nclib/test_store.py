@@ -102,6 +102,7 @@ def run_script(script, *words, **options):
     )
 
 
+@pytest.mark.expensive
 def test_a_run_killed_at_any_moment_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatch):
     """kill -9 before and after every rename of every file, half-way through a write, and in mid-epoch."""
     options = TINY | dict(training="adversarial", perturbations="stale", epochs=2, steps=1)
