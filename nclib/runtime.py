@@ -7,6 +7,7 @@ A job tells by a bar where somebody watches, by lines in a log, by nothing in a 
 import errno
 import json
 import os
+import shutil
 import sys
 import threading
 import time
@@ -91,6 +92,13 @@ def log(line: str) -> None:
             file.write(line + "\n")
     elif "ipykernel" not in sys.modules:
         print(line, file=sys.stderr, flush=True)
+
+
+def moving_line(words: str) -> None:
+    """In a terminal, one line that the next one takes the place of; elsewhere nothing."""
+    if sys.stderr.isatty():
+        width = shutil.get_terminal_size().columns - 1
+        print("\r" + words[:width].ljust(width), end="\r", file=sys.stderr, flush=True)
 
 
 def note_use(what: str) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import nbformat
 
-from nclib.evidence.ledger import judged
+from nclib.evidence.ledger import verdict_lines
 from nclib.evidence.records import load, recorded
-from nclib.runtime import home
+from nclib.runtime import home, moving_line
 
-from . import BookError, moving_line
+from . import BookError
 from .execute import unchanged
 from .profiles import LEDGER, chapters, read_profile, source
 from .site import render
@@ -26,21 +26,10 @@ def make(profile: str, jobs: int | None = None) -> Path:
     print(f"profile {profile}: {len(chapters())} chapters, {jobs} at a time", flush=True)
     run_all(profile, jobs)
     index = render(profile)
-    print(f"\nclaims{', and as recorded' if recorded(profile).exists() else ''}:")
-    print("\n".join(verdict_lines(profile)))
+    here, before = load(home() / "_build" / profile / "records"), load(recorded(profile))
+    print(f"\nclaims{', and as recorded' if len(before) else ''}:", *verdict_lines(here, before), sep="\n")
     print(f"\n{time.time() - began:.0f} s in all")
     return index
-
-
-def verdict_lines(profile: str) -> list[str]:
-    """A line for every claim: the verdict of the run here, and, where there is a record, whether it agrees."""
-    before = dict(judged(load(recorded(profile)))[["id", "verdict"]].to_numpy()) if recorded(profile).exists() else {}
-    lines = []
-    for row in judged(load(home() / "_build" / profile / "records")).itertuples():
-        old = before.get(row.id)
-        beside = "" if old is None else "agrees" if old == row.verdict else f"recorded: {old}"
-        lines.append(f"  {row.id:13s} {row.verdict:18s} {beside:28s} {row.claim}".rstrip())
-    return lines
 
 
 def run_all(profile: str, jobs: int) -> None:

@@ -1,11 +1,9 @@
 """Papermill: from a notebook and parameters to an executed copy, made again only where something changed."""
 
-import ast
 import json
 import logging
 import os
 import time
-from functools import cache
 from hashlib import sha256
 from html import escape
 from pathlib import Path
@@ -15,8 +13,7 @@ import nbformat
 import papermill
 from nbclient.exceptions import DeadKernelError
 
-import nclib
-from nclib.evidence.provenance import versions
+from nclib.evidence.provenance import library_key, versions
 from nclib.runtime import alone, home, write
 
 from . import TEMPLATES, BookError
@@ -26,34 +23,13 @@ from .profiles import LEDGER, book_folder, parameters, source
 def execution_key(chapter: str, values: dict, place: Path) -> str:
     """Hash of all that an executed copy depends on: source, parameters, library, data root, versions, records."""
     variables = [os.environ.get(name) for name in ("NCLIB_DATA", "NCLIB_FRESH")]
-    given = [values, versions(), *variables, library_key(Path(nclib.__file__).parent)]
+    given = [values, versions(), *variables, library_key()]
     digest = sha256(json.dumps(given, sort_keys=True).encode() + source(chapter).read_bytes())
     if source(chapter).stem == LEDGER:
         here = [*place.glob("*.csv"), *(place / "records").glob("*.csv")]
         for file in sorted([*here, *(home() / "results").glob("*/records/*.csv")]):
             digest.update(file.read_bytes())
     return digest.hexdigest()
-
-
-@cache
-def library_key(folder: Path) -> str:
-    """Hash of a library as Python reads it: its syntax trees, and the bytes of its files in other languages."""
-    digest = sha256()
-    for file in sorted(folder.rglob("*")):
-        if file.is_file() and "__pycache__" not in file.parts:
-            content = syntax(file.read_text()).encode() if file.suffix == ".py" else file.read_bytes()
-            digest.update(f"{file.relative_to(folder)}\0".encode() + content)
-    return digest.hexdigest()
-
-
-def syntax(code: str) -> str:
-    """A module's syntax tree as text: comments, docstrings and layout leave no trace in it."""
-    tree = ast.parse(code)
-    for node in ast.walk(tree):
-        match node:
-            case ast.AST(body=[ast.Expr(value=ast.Constant(value=str())), *rest]):
-                node.body = rest
-    return ast.dump(tree)
 
 
 def unchanged(chapter: str, profile: str, overrides: dict | None = None, output: Path | None = None) -> bool:
@@ -88,11 +64,10 @@ def run_chapter(chapter: str, profile: str, overrides: dict | None = None, outpu
         if unchanged(chapter, profile, overrides, output):
             return page
         began, key = time.time(), execution_key(chapter, values, place)
-        used = stamp.with_suffix(".networks")
-        for file in (told, used):
+        for file in (told, used := stamp.with_suffix(".networks")):
             file.unlink(missing_ok=True)
-        os.environ |= {"NCLIB_HOME": str(home()), "NCLIB_LOG": str(told), "NCLIB_RECORDS": str(recorded)}
-        os.environ["NCLIB_USED"] = str(used)
+        os.environ |= {"NCLIB_HOME": str(home()), "NCLIB_LOG": str(told)}
+        os.environ |= {"NCLIB_RECORDS": str(recorded), "NCLIB_USED": str(used)}
         run_notebook(source(chapter), failed, values, cwd=book_folder())
         os.replace(failed, page)
         write(stamp, json.dumps({"key": key, "seconds": round(time.time() - began, 1)}))

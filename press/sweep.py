@@ -11,9 +11,10 @@ import pandas as pd
 
 from nclib.evidence.pages import literals
 from nclib.evidence.records import COLUMNS, load
-from nclib.runtime import home, write
+from nclib.runtime import home, moving_line, write
+from nclib.seeds import interval
 
-from . import TEMPLATES, BookError, moving_line
+from . import TEMPLATES, BookError
 from .engines import on_ray, on_this_machine
 from .execute import report
 from .grid import Job, Sweep
@@ -123,11 +124,8 @@ def table(sweep: Sweep) -> pd.DataFrame:
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
     """Last-epoch values over seeds: mean, half the 95 % t-interval of the mean (NaN for one seed), lowest, highest."""
-    from scipy.stats import t  # here, as it takes longer to import than most commands take to answer
-
     by = ["setting", "model", "split", "view", "layer", "measure"]
     last = frame[frame.epoch == frame.groupby(by).epoch.transform("max")]
     seeds = last.groupby([*by, "seed"], sort=False).value.mean().groupby(by, sort=False)
-    found = seeds.agg(seeds="count", mean="mean", lowest="min", highest="max")
-    half = t.ppf(0.975, (found.seeds - 1).where(found.seeds > 1)) * seeds.sem()
-    return found.assign(interval=half).reset_index()
+    half = {"interval": lambda v: interval(v)[2] - v.mean() if len(v) > 1 else float("nan")}
+    return seeds.agg(seeds="count", mean="mean", lowest="min", highest="max", **half).reset_index()

@@ -96,6 +96,23 @@ def as_markdown(records: pd.DataFrame) -> str:
     return "\n".join(out)
 
 
+def verdict_lines(records: pd.DataFrame, before: pd.DataFrame) -> list[str]:
+    """A line for every claim: its verdict, and, where there are records of before, whether it agrees with theirs."""
+    old, lines = dict(judged(before)[["id", "verdict"]].to_numpy()), []
+    for row in judged(records).itertuples():
+        then = old.get(row.id)
+        beside = "" if then is None else "agrees" if then == row.verdict else f"recorded: {then}"
+        lines.append(f"  {row.id:13s} {row.verdict:18s} {beside:28s} {row.claim}".rstrip())
+    return lines
+
+
+def verdict_table(records) -> str:
+    """Claims, seeds and verdicts of one profile, in Markdown."""
+    rows = judged(records).itertuples()
+    lines = [f"| {row.id} | {row.claim} | {words(row.seeds)} | **{row.verdict}** |\n" for row in rows]
+    return "| | claim | | on digits |\n|---|---|---|---|\n" + "".join(lines)
+
+
 def two_minutes(table: pd.DataFrame) -> HTML:
     """The book in four bullets, each as the verdicts of one profile have it: from ``judged``."""
     verdict, names = dict(zip(table.id, table.verdict)), {claim.id: claim.chapter for claim in CLAIMS}

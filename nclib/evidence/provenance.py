@@ -1,11 +1,14 @@
 """Where a result came from: device, versions, commit."""
 
+import ast
 import os
 import platform
 import re
 import resource
 import subprocess
 import sys
+from functools import cache
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -60,6 +63,27 @@ def repository() -> str | None:
     url = os.environ.get("NCLIB_REPOSITORY") or _git("remote", "get-url", "origin")
     found = re.fullmatch(r"(?:https://github\.com/|git@github\.com:)([\w.-]+/[\w.-]+?)(?:\.git)?/?", url)
     return f"https://github.com/{found[1]}" if found else None
+
+
+@cache
+def library_key(folder: Path = Path(__file__).parents[1]) -> str:
+    """Hash of this library as Python reads it: its syntax trees, and the bytes of its files in other languages."""
+    digest = sha256()
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and "__pycache__" not in file.parts:
+            content = syntax(file.read_text()).encode() if file.suffix == ".py" else file.read_bytes()
+            digest.update(f"{file.relative_to(folder)}\0".encode() + content)
+    return digest.hexdigest()
+
+
+def syntax(code: str) -> str:
+    """A module's syntax tree as text: comments, docstrings and layout leave no trace in it."""
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        match node:
+            case ast.AST(body=[ast.Expr(value=ast.Constant(value=str())), *rest]):
+                node.body = rest
+    return ast.dump(tree)
 
 
 def device_name(device="cpu") -> str:

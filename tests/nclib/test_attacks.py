@@ -310,6 +310,7 @@ def test_l2_steps_do_not_underflow(net):
     torch.testing.assert_close(nc.pgd(Scaled(model, 2.0**-100), x, y, **options), plain, atol=1e-5, rtol=0)
 
 
+@pytest.mark.expensive
 def test_robust_accuracy_is_the_worst_of_several_attacks(net):
     model, x, y = net[0], net[1][::2], net[2][::2]
     for norm, epsilon in (("linf", 0.06), ("l2", 0.4)):

@@ -8,9 +8,9 @@ import pytest
 from tiny import TINY, fit, folder, lasting, same_weights, weights
 
 import nclib as nc
+from nclib.evidence.travel import ship
 from nclib.training import store
 from nclib.training.recipe import Recipe
-from press import BookError, recording
 
 KIND = dict(training="adversarial", attack_batchnorm="train", perturbations="stale")
 
@@ -23,7 +23,7 @@ def house(tmp_path, monkeypatch):
     monkeypatch.delenv("NCLIB_FRESH", raising=False)
     run = fit(tmp_path / "elsewhere" / "runs", **KIND)
     assert len(run.history)
-    place = recording.ship(run.path.name, tmp_path / "house" / "results" / "mine" / "networks")
+    place = ship(run.path.name, tmp_path / "house" / "results" / "mine" / "networks")
     monkeypatch.setenv("NCLIB_HOME", str(tmp_path / "house"))
     return run, place, tmp_path / "house" / "runs"
 
@@ -65,7 +65,7 @@ def test_a_snapshot_that_did_not_travel_is_trained_here(house):
 def test_snapshots_may_travel_too(house, tmp_path, monkeypatch):
     run, _, runs = house
     monkeypatch.setenv("NCLIB_HOME", str(tmp_path / "elsewhere"))
-    recording.ship(run.path.name, tmp_path / "house" / "results" / "mine" / "networks", snapshots=True)
+    ship(run.path.name, tmp_path / "house" / "results" / "mine" / "networks", snapshots=True)
     monkeypatch.setenv("NCLIB_HOME", str(tmp_path / "house"))
     monkeypatch.setattr(store, "_train", None)
     assert same_weights(fit(runs, **KIND).at(1).state_dict(), run.at(1).state_dict())
@@ -92,8 +92,8 @@ def test_fresh_means_trained_here(house, monkeypatch):
 def test_a_network_under_another_recipe_is_not_found(house):
     _, place, runs = house
     assert not fit(runs, **KIND, seed=2).shipped
-    with pytest.raises(BookError, match="no finished run abc-float32 to ship"):
-        recording.ship("abc-float32", place.parent)
+    with pytest.raises(FileNotFoundError, match="no finished run abc-float32 to ship"):
+        ship("abc-float32", place.parent)
 
 
 def test_the_record_tells_only_of_what_travelled(house):

@@ -82,6 +82,7 @@ def test_lean_pgd_agrees_with_foolbox(net, norm):
 # The adapter --------------------------------------------------------------------------------------
 
 
+@pytest.mark.expensive
 @pytest.mark.parametrize("name", zoo())
 def test_every_attack_of_the_zoo_runs_and_bites(net, name):
     model, x, y = net[0], net[1][:24], net[2][:24]

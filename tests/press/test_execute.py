@@ -12,6 +12,7 @@ from conftest import ROOT, command, start, wait_for
 from small import small_house
 
 import nclib as nc
+from nclib.evidence import provenance
 from nclib.evidence.pages import literals
 from press import execute
 
@@ -74,7 +75,7 @@ def test_the_execution_key_knows_the_library_as_python_reads_it(key, house, monk
     library, before = house / "library", key("collapse")
     shutil.copytree(ROOT / "nclib", library, ignore=shutil.ignore_patterns("__pycache__"))
     (library / name).write_text(change((library / name).read_text()))
-    monkeypatch.setattr(nc, "__file__", str(library / "__init__.py"))
+    monkeypatch.setattr(execute, "library_key", lambda: provenance.library_key(library))
     assert (key("collapse") == before) == same
 
 

@@ -7,9 +7,10 @@ import pytest
 from conftest import ROOT, command, furnish
 
 import nclib as nc
-from nclib.evidence import records
+from nclib.evidence import ledger, records
+from nclib.evidence.travel import ship
 from nclib.training.recipe import Recipe
-from press import BookError, book, recording
+from press import recording
 
 pytestmark = pytest.mark.expensive
 
@@ -65,11 +66,11 @@ def test_a_run_that_differs_from_the_record_stands_beside_it(recorded):
         assert {"smoke", "smoke, recorded"} <= found
     finally:
         file.write_text(before)
-    assert all("agrees" in line for line in book.verdict_lines("smoke"))
+    assert all("agrees" in line for line in _lines())
     kept = {file: file.read_bytes() for file in (results / "records").glob("collapse.*")}
     for file in kept:
         file.unlink()
-    assert any("recorded: not run" in line or "not run" in line for line in book.verdict_lines("smoke"))
+    assert any("recorded: not run" in line or "not run" in line for line in _lines())
     for file, content in kept.items():
         file.write_bytes(content)
 
@@ -83,13 +84,13 @@ def test_recording_twice_leaves_the_same(recorded):
 
 def test_what_is_not_there_cannot_be_shipped_or_recorded(house, monkeypatch, refused):
     monkeypatch.setenv("NCLIB_HOME", str(house))
-    with pytest.raises(BookError, match="no finished run abc-float32 to ship"):
-        recording.ship("abc-float32", house / "results" / "mine" / "networks")
+    with pytest.raises(FileNotFoundError, match="no finished run abc-float32 to ship"):
+        ship("abc-float32", house / "results" / "mine" / "networks")
     assert refused("record", "--profile", "smoke") == "nothing to record: run 'make book PROFILE=smoke' first"
 
 
 def test_the_readme_shows_the_verdicts_of_the_committed_digits_records():
-    table = recording.verdict_table(records.load(ROOT / "results" / "digits" / "records"))
+    table = ledger.verdict_table(records.load(ROOT / "results" / "digits" / "records"))
     assert table in (ROOT / "README.md").read_text()
 
 
@@ -104,3 +105,9 @@ def test_fresh_trains_what_would_be_there(recorded, tmp_path):
     assert "from epoch 0" in (away / "_build" / "smoke" / "collapse.log").read_text()
     origin = json.loads((away / "_build" / "smoke" / "records" / "collapse.json").read_text())
     assert set(origin["trained"].values()) == {"here"}
+
+
+def _lines() -> list[str]:
+    """What ``make book`` prints of the claims: this run's verdicts beside the recorded ones."""
+    here = records.load(records.own("smoke"))
+    return ledger.verdict_lines(here, records.load(records.recorded("smoke")))
