@@ -27,4 +27,15 @@ def kl(logits: Tensor, reference: Tensor) -> Tensor:
     return F.kl_div(F.log_softmax(logits, 1), F.softmax(reference, 1), reduction="none").sum(1)
 
 
+def focal(logits: Tensor, y: Tensor, gamma: float = 3.0) -> Tensor:
+    """Cross-entropy, weighted down where the label is likely: -(1 - p)^gamma log p (Lin et al. 2017, eq. 4)."""
+    entropy = F.cross_entropy(logits, y, reduction="none")
+    return (1 - (-entropy).exp()) ** gamma * entropy
+
+
+def squared(logits: Tensor, y: Tensor, target: float = 1.0) -> Tensor:
+    """Half the squared distance of the logits to ``target`` times the label's unit vector."""
+    return (logits - target * F.one_hot(y, logits.shape[1])).square().sum(1) / 2
+
+
 LOSSES = {"ce": partial(F.cross_entropy, reduction="none"), "margin": margin, "dlr": dlr, "kl": kl}

@@ -102,6 +102,32 @@ def _he_normal(model: nn.Module, fan: str) -> None:
                 nn.init.zeros_(module.bias)
 
 
+class UnitLength(nn.Module):
+    """temperature h / |h| by row: features on a sphere (Yaras et al. 2022). A row of zeros stays one."""
+
+    def __init__(self, temperature: float = 1.0):
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.temperature * F.normalize(h)
+
+
+@torch.no_grad()
+def unit_rows_(head: nn.Linear) -> None:
+    """Scale every row of a linear layer's weight (C, d) to length 1, in place."""
+    head.weight.copy_(F.normalize(head.weight))
+
+
+def _with_head(model: nn.Sequential, head: str, temperature: float) -> nn.Sequential:
+    if head == "sphere":
+        model.features.append(UnitLength(temperature))
+        model.head.bias = None
+    if head in ("sphere", "rows"):
+        unit_rows_(model.head)
+    return model
+
+
 ARCHITECTURES = {
     "preactresnet8": lambda *a, large: preactresnet(*a, blocks=(1, 1, 1), large=large),
     "preactresnet18": lambda *a, large: preactresnet(*a, blocks=(2, 2, 2, 2), large=large),
@@ -109,9 +135,19 @@ ARCHITECTURES = {
 }
 
 
-def build(architecture: str, shape, num_classes: int, mean, std, width: int = 64) -> nn.Sequential:
+def build(
+    architecture: str,
+    shape,
+    num_classes: int,
+    mean,
+    std,
+    width: int = 64,
+    head: str = "linear",
+    temperature: float = 1.0,
+) -> nn.Sequential:
     """A freshly initialised network for images of ``shape`` (channels, height, width).
 
+    ``head``: "linear"; "rows" of unit length; "sphere": features and rows of unit length, times ``temperature``.
     Images above 64 pixels get the authors' ImageNette variant (a strided stem). Initialisation draws
     from torch's global generator. Raises ValueError for an unknown architecture or too small an image.
     """
@@ -120,7 +156,8 @@ def build(architecture: str, shape, num_classes: int, mean, std, width: int = 64
     channels, height, _ = shape
     if architecture == "vgg11" and height < 16:
         raise ValueError(f"architecture 'vgg11' needs images of 16 pixels or more, not {height}")
-    return ARCHITECTURES[architecture](channels, num_classes, width, mean, std, large=height > 64)
+    model = ARCHITECTURES[architecture](channels, num_classes, width, mean, std, large=height > 64)
+    return _with_head(model, head, temperature)
 
 
 @contextmanager

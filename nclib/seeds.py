@@ -21,6 +21,18 @@ def interval(values, log: bool = False) -> tuple[float, float, float]:
     return tuple(map(float, np.exp(found) if log else found))
 
 
+def jackknife(value: float, without: list[float]) -> tuple[float, float, float]:
+    """A figure of all seeds together and its 95 % interval, from the figures that leave one seed out each: (value,
+    low, high) (Efron & Tibshirani 1993, chapter 11). Of a mean it is ``interval``."""
+    if len(without) < 2:
+        return value, value, value
+    from scipy.stats import t  # here, as in ``interval``
+
+    count, without = len(without), np.asarray(without, dtype=float)
+    half = t.ppf(0.975, count - 1) * ((count - 1) / count * np.square(without - without.mean()).sum()) ** 0.5
+    return value, float(value - half), float(value + half)
+
+
 def whisker(values) -> tuple[float, float]:
     """What a figure draws beside a mean: the t-interval of three seeds or more, the range of fewer."""
     if len(values) < ENOUGH:

@@ -20,12 +20,16 @@ from .site import render
 
 
 def make(profile: str, jobs: int | None = None) -> Path:
-    """The whole way: execute every chapter, render the site, print seconds and verdicts. Returns index.html's path."""
+    """The whole way: execute every chapter, render the site, print seconds and verdicts. Returns index.html's path.
+
+    Of a profile for some chapters alone only these are executed: recorded, they stand in every site as twins.
+    """
     began = time.time()
     jobs = jobs or max(1, min(2, os.cpu_count() or 1))
-    print(f"profile {profile}: {len(chapters())} chapters, {jobs} at a time", flush=True)
+    print(f"profile {profile}: {len(chapters(profile))} chapters, {jobs} at a time", flush=True)
     run_all(profile, jobs)
-    index = render(profile)
+    whole = chapters(profile) == chapters()
+    index = render(profile) if whole else home() / "_build" / profile / "pages"
     here, before = load(home() / "_build" / profile / "records"), load(recorded(profile))
     print(f"\nclaims{', and as recorded' if len(before) else ''}:", *verdict_lines(here, before), sep="\n")
     print(f"\n{time.time() - began:.0f} s in all")
@@ -35,10 +39,10 @@ def make(profile: str, jobs: int | None = None) -> Path:
 def run_all(profile: str, jobs: int) -> None:
     """Execute every changed chapter, ``jobs`` at a time, each in a process of its own; a line for each."""
     read_profile(profile)
-    metadata = {name: nbformat.read(source(name), 4).metadata for name in chapters()}
+    metadata = {name: nbformat.read(source(name), 4).metadata for name in chapters(profile)}
     order = {name: its.get("nclib", {}).get("order", 9) for name, its in metadata.items()}  # what trains longest first
-    first = sorted((name for name in chapters() if name != LEDGER), key=order.get)
-    for wave in (first, [name for name in chapters() if name == LEDGER]):
+    first = sorted((name for name in order if name != LEDGER), key=order.get)
+    for wave in (first, [name for name in order if name == LEDGER]):
         queue = []
         for name in wave:
             if unchanged(name, profile):

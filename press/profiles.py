@@ -21,8 +21,15 @@ def book_folder() -> Path:
     return folder
 
 
-def chapters() -> list[str]:
-    """Names of the notebooks in ``_toc.yml``, in reading order."""
+def chapters(profile: str | None = None) -> list[str]:
+    """Names of the notebooks in ``_toc.yml``, in reading order; of those alone that a profile is for, if it names any.
+
+    BookError for a profile that does not exist or names no chapter of the book.
+    """
+    if profile and (only := _read(profile).get("chapters")):
+        for name in only:
+            source(name)
+        return [name for name in chapters() if name in only]
     toc = yaml.safe_load((book_folder() / "_toc.yml").read_text())
     files = [c["file"] for part in toc["parts"] for c in part["chapters"]]
     return [name for name in files if (book_folder() / f"{name}.ipynb").exists()]
@@ -38,15 +45,19 @@ def source(chapter: str) -> Path:
 
 def read_profile(name: str) -> dict:
     """A profile's parameters. BookError for an unknown profile, name, or type, or a data set that is not there."""
+    values, known = {key: value for key, value in _read(name).items() if key != "chapters"}, {}
+    for chapter in chapters(name):
+        known |= literals(source(chapter))
+    check(values, known, f"profile {name}")
+    return values | {"profile": name}
+
+
+def _read(name: str) -> dict:
     file = home() / "profiles" / f"{name}.yml"
     if not file.exists():
         names = sorted(file.stem for file in (home() / "profiles").glob("*.yml"))
         raise BookError(f"unknown profile {name!r}; choose one of {', '.join(names)}")
-    values, known = yaml.safe_load(file.read_text()) or {}, {}
-    for chapter in chapters():
-        known |= literals(source(chapter))
-    check(values, known, f"profile {name}")
-    return values | {"profile": name}
+    return yaml.safe_load(file.read_text()) or {}
 
 
 def check(values: dict, known: dict, where: str) -> None:
@@ -63,7 +74,7 @@ def _fault(name: str, value, known: dict) -> str | None:
     if name not in known:
         return f"unknown parameter {name!r}; choose from {', '.join(sorted(known))}"
     if not _fits(value, known[name]):
-        kind = {int: "int", type(None): "int or None", list: "a list of int"}.get(type(known[name]))
+        kind = {int: "int", type(None): "int or None", list: _listed(known[name])}.get(type(known[name]))
         return f"{name} must be {kind or type(known[name]).__name__}, not {value!r}"
     if name in ("epsilon", "step") and value < 0:
         return f"{name} must be 0 or more, not {value!r}"
@@ -77,8 +88,12 @@ def _fits(value, default) -> bool:
     if default is None:
         return value is None or type(value) is int
     if isinstance(default, list):
-        return isinstance(value, list) and bool(value) and all(type(v) is int for v in value)
+        return isinstance(value, list) and bool(value) and all(_fits(v, default[0]) for v in value)
     return type(value) in ((float, int) if type(default) is float else (type(default),))
+
+
+def _listed(default) -> str:
+    return f"a list of {type(default[0]).__name__}" if isinstance(default, list) else ""
 
 
 def parameters(chapter: str, profile: str, overrides: dict) -> dict:

@@ -11,7 +11,7 @@ from nclib.runtime import home, write
 
 from . import BookError
 from .execute import run_chapter
-from .profiles import LEDGER
+from .profiles import LEDGER, chapters
 
 MARK = ("<!-- verdicts -->", "<!-- end of verdicts -->")  # what lies between them in the README is written here
 
@@ -19,10 +19,11 @@ MARK = ("<!-- verdicts -->", "<!-- end of verdicts -->")  # what lies between th
 def record(profile: str) -> Path:
     """Copy a finished book to ``results/<profile>/``: pages, records, networks; for digits the README follows."""
     place, results = home() / "_build" / profile, home() / "results" / profile
-    if not (place / "site").exists():
+    if not all((place / "pages" / f"{name}.ipynb").exists() for name in chapters(profile)):
         raise BookError(f"nothing to record: run 'make book PROFILE={profile}' first")
     _replace(results, place, "records")
-    run_chapter(LEDGER, profile)  # anew, as its table has this run as the recorded one now
+    if LEDGER in chapters(profile):
+        run_chapter(LEDGER, profile)  # anew, as its table has this run as the recorded one now
     _replace(results, place, "pages")
     used = networks(place)
     for name, snapshots in used.items():

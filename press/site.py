@@ -60,7 +60,7 @@ def _assemble(profile: str, folder: Path) -> list[str]:
     toc = yaml.safe_load((folder / "_toc.yml").read_text())
     pages = {p.name: nbformat.read(p, 4) for p in sorted((home() / "_build" / profile / "pages").glob("*.ipynb"))}
     listed = [f"{chapter['file']}.ipynb" for part in toc["parts"] for chapter in part["chapters"]]
-    recorded = [p.parents[1].name for p in sorted((home() / "results").glob("*/pages/attacks.ipynb"))]
+    recorded = [p.parent.name for p in sorted((home() / "results").glob("*/pages"))]
     scales = [name for name in recorded if name != profile]
     twins = {name: _add_twins(name, [page for page in listed if page in pages], folder) for name in scales}
     for name, files in twins.items():

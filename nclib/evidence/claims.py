@@ -10,11 +10,12 @@ and *open* where the interval straddles it; with fewer, the mean decides. A clai
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
 from operator import ge, gt, le, lt
 
 import pandas as pd
 
-from ..seeds import ENOUGH, interval
+from ..seeds import ENOUGH, interval, jackknife
 
 VERDICTS = ("holds", "holds in part", "too close to call", "fails", "not run")
 COMPARISONS = {"≤": le, "<": lt, "≥": ge, ">": gt}
@@ -73,6 +74,7 @@ class Condition:
 
     ``value`` gives the figure of one seed; ``right`` tests, on the mean over seeds, whether the figure points the right
     way, which ``way`` says in words. Ratios that live on a logarithmic scale are averaged and bounded there (``log``).
+    A figure of all seeds together (``pooled``: the spread of means, say) is bounded by the jackknife.
     """
 
     name: str
@@ -82,6 +84,7 @@ class Condition:
     way: str
     right: Callable[[Lookup], bool]
     log: bool = False
+    pooled: bool = False
 
     @property
     def rule(self) -> str:
@@ -91,6 +94,30 @@ class Condition:
     def holds_at(self, value: float) -> bool:
         """Does a value lie on the side of the threshold that is asked for?"""
         return COMPARISONS[self.comparison](value, self.threshold)
+
+
+Value = Callable[[Lookup], float]
+
+
+def of(model: str, measure: str, **where) -> Value:
+    """The figure of one record: ``Lookup``'s arguments."""
+    return lambda v: v(model, measure, **where)
+
+
+def ratio(top: Value, bottom: Value) -> Value:
+    """One figure over another."""
+    return lambda v: top(v) / bottom(v)
+
+
+def at_most(name: str, value: Value, threshold: float, log=False, way: float = inf, pooled=False) -> Condition:
+    """A figure that may not exceed its threshold, and points the right way below ``way``."""
+    words = "any" if way == inf else f"below {way:g}"
+    return Condition(name, value, "≤", threshold, words, lambda v: value(v) < way, log, pooled)
+
+
+def at_least(name: str, value: Value, threshold: float, log=False, way: float = 0.0, pooled=False) -> Condition:
+    """A figure that may not fall short of its threshold, and points the right way above ``way``."""
+    return Condition(name, value, "≥", threshold, f"above {way:g}", lambda v: value(v) > way, log, pooled)
 
 
 @dataclass(frozen=True)
@@ -167,14 +194,19 @@ def judge(claim: Claim, records: pd.DataFrame) -> Judgement:
     if not values:
         return Judgement("not run")
     together = Lookup(records[records.seed.isin(complete)])
-    findings = tuple(_finding(c, of, together) for c, of in zip(conditions, zip(*values)))
+    findings = tuple(_finding(c, found, together, complete) for c, found in zip(conditions, zip(*values)))
     if claim.floor and findings[-1].status == "missed":
         return Judgement(claim.below, findings, len(values))
     return Judgement(_verdict(findings), findings, len(values))
 
 
-def _finding(condition: Condition, values: tuple[float, ...], together: Lookup) -> Finding:
-    mean, low, high = interval(values, condition.log)
+def _finding(condition: Condition, values: tuple[float, ...], together: Lookup, seeds: list[int]) -> Finding:
+    if condition.pooled:
+        records = together.records
+        without = [condition.value(Lookup(records[records.seed != seed])) for seed in seeds] if len(seeds) > 1 else []
+        mean, low, high = jackknife(condition.value(together), without)
+    else:
+        mean, low, high = interval(values, condition.log)
     judged = (low, high) if len(values) >= ENOUGH else (mean,)
     sides = {condition.holds_at(value) for value in judged}
     status = "open" if len(sides) > 1 else "met" if sides == {True} else "missed"

@@ -4,29 +4,8 @@ The paper's thresholds stay as they are. Those here were fixed after a look at t
 run of five seeds or of 5,000 images: illustration on digits, a test on CIFAR-10.
 """
 
-from collections.abc import Callable
-
-from .claims import Claim, Condition, Lookup
+from .claims import Claim, Lookup, at_least, at_most, of, ratio
 from .paper import ADVERSARIAL, FLAT, STANDARD
-
-Value = Callable[[Lookup], float]
-
-
-def _ratio(top: Value, bottom: Value) -> Value:
-    return lambda v: top(v) / bottom(v)
-
-
-def _of(model: str, measure: str, **where) -> Value:
-    return lambda v: v(model, measure, **where)
-
-
-def _at_most(name: str, value: Value, threshold: float, log: bool = False, way: float = float("inf")) -> Condition:
-    words = "any" if way == float("inf") else f"below {way:g}"
-    return Condition(name, value, "≤", threshold, words, lambda v: value(v) < way, log)
-
-
-def _at_least(name: str, value: Value, threshold: float, log: bool = False, way: float = 0.0) -> Condition:
-    return Condition(name, value, "≥", threshold, f"above {way:g}", lambda v: value(v) > way, log)
 
 
 def _since_interpolation(v: Lookup) -> float:
@@ -66,53 +45,53 @@ ATTACKED_TEST = dict(view="untargeted", split="test")
 
 COMPANIONS = (
     Claim("C1", "The terminal phase goes on collapsing", "collapse", "fig-collapse-curves", (
-        _at_most("NC1, last epoch / interpolation", _since_interpolation, 0.5, log=True, way=1),
-        _at_most("NC1 per class", _of(STANDARD, "nc1_per_class"), 0.1),
+        at_most("NC1, last epoch / interpolation", _since_interpolation, 0.5, log=True, way=1),
+        at_most("NC1 per class", of(STANDARD, "nc1_per_class"), 0.1),
     )),
     Claim("C2", "Attacked points leave the clean simplex", "attacks", "fig-attack-epsilon", (
-        _at_least("NC1 about the clean means, attacked / clean",
-                  _ratio(_of(STANDARD, "centers_nc1", view="untargeted"), _of(STANDARD, "nc1")), 10, log=True, way=1),
+        at_least("NC1 about the clean means, attacked / clean",
+                  ratio(of(STANDARD, "centers_nc1", view="untargeted"), of(STANDARD, "nc1")), 10, log=True, way=1),
     )),
     Claim("C3", "Noise leaves the simplex as it is", "attacks", "fig-attack-epsilon", tuple(
-        _at_most(f"{name}, {noise} noise / clean",
-                 _ratio(_of(STANDARD, measure, view=view), _of(STANDARD, measure)), bound, log=measure == "nc1")
+        at_most(f"{name}, {noise} noise / clean",
+                 ratio(of(STANDARD, measure, view=view), of(STANDARD, measure)), bound, log=measure == "nc1")
         for noise, view in NOISES for name, measure, bound in (("NC1", "nc1", 2), ("equiangle", "equiangle", 1.25))
     )),
     Claim("C4", "Attacked points arrive, as tight as noise", "attacks", "fig-attack-arrival", (
-        _at_most("NC1 by predicted class, attacked / sign noise by label",
-                 _ratio(_of(STANDARD, "arrival_nc1", view="untargeted"), _of(STANDARD, "nc1", view="sign")), 2,
+        at_most("NC1 by predicted class, attacked / sign noise by label",
+                 ratio(of(STANDARD, "arrival_nc1", view="untargeted"), of(STANDARD, "nc1", view="sign")), 2,
                  log=True),
-        _at_least("share of fooled points within the clean 95 % cone",
-                  _of(STANDARD, "arrival_cone", view="untargeted"), 0.5),
+        at_least("share of fooled points within the clean 95 % cone",
+                  of(STANDARD, "arrival_cone", view="untargeted"), 0.5),
     )),
     Claim("C5", "Attacked features are as tight as clean ones", "adversarial-training", "fig-robust-curves", (
-        _at_most("NC1, attacked / clean, one network",
-                 _ratio(_of(ADVERSARIAL, "nc1", view="untargeted"), _of(ADVERSARIAL, "nc1")), 2, log=True),
+        at_most("NC1, attacked / clean, one network",
+                 ratio(of(ADVERSARIAL, "nc1", view="untargeted"), of(ADVERSARIAL, "nc1")), 2, log=True),
     )),
     *(
         Claim(f"C6 {kind}", "TRADES does not collapse by itself", "adversarial-training", "fig-robust-curves", (
-            _at_least("NC1, last epoch / untrained",
+            at_least("NC1, last epoch / untrained",
                       lambda v, model=f"TRADES ({kind})": v(model, "nc1") / v(model, "nc1", epoch=0), 0.3, log=True),
-        ), floor=_at_least("train accuracy", _of(f"TRADES ({kind})", "accuracy"), 0.95), below="did not train")
+        ), floor=at_least("train accuracy", of(f"TRADES ({kind})", "accuracy"), 0.95), below="did not train")
         for kind in ("published", "fixed")
     ),
     Claim("C7", "Rule and network answer alike, image by image", "adversarial-training", "fig-robust-ncc", (
-        _at_most("disagreement of rule and network under PGD, test",
-                 _of(ADVERSARIAL, "centers_nc4", **ATTACKED_TEST), FLAT),
-        _at_least("NCC accuracy, adversarial − standard",
+        at_most("disagreement of rule and network under PGD, test",
+                 of(ADVERSARIAL, "centers_nc4", **ATTACKED_TEST), FLAT),
+        at_least("NCC accuracy, adversarial − standard",
                   lambda v: v(ADVERSARIAL, "centers_ncc_accuracy", **ATTACKED_TEST)
                   - v(STANDARD, "centers_ncc_accuracy", **ATTACKED_TEST), 0.2),
-    ), floor=_at_least("robust accuracy in units of chance", _chance, 2), below="not applicable"),
+    ), floor=at_least("robust accuracy in units of chance", _chance, 2), below="not applicable"),
     Claim("C8", "Early layers know more than controls that learned nothing", "layers", "fig-layers-control", (
-        _at_least("retention of the best early layer, attacked / clean", _retention, 0.8),
-        _at_least("lead of the best early layer over the pixels", lambda v: _best_early(v) - _pixels(v), 0.05),
-        _at_least("lead over an untrained network's best early layer",
+        at_least("retention of the best early layer, attacked / clean", _retention, 0.8),
+        at_least("lead of the best early layer over the pixels", lambda v: _best_early(v) - _pixels(v), 0.05),
+        at_least("lead over an untrained network's best early layer",
                   lambda v: _best_early(v) - _best_early(v, "untrained"), 0.05),
-        _at_most("largest drawdown over depth, adversarial", _drawdown, FLAT),
+        at_most("largest drawdown over depth, adversarial", _drawdown, FLAT),
     )),
     Claim("C8a", "An early layer withstands an attack of its own better than the pixels", "layers",
           "fig-layers-adaptive", (
-        _at_least("lead of the best layer over the pixels, adaptive attack",
+        at_least("lead of the best layer over the pixels, adaptive attack",
                   lambda v: v.layers(STANDARD, "adaptive").max() - _pixels(v, "adaptive"), 0.05),
     )),
 )  # fmt: skip

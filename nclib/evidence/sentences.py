@@ -3,6 +3,7 @@
 A chapter's prose asks for ``{glue:md}`said-c2```, and gets the sentence of C2 that goes with the verdict of that page.
 """
 
+from . import beyond
 from .claims import VERDICTS
 
 _OPEN = "Whether {} is too close to call on this page: the seeds do not settle it."
@@ -75,6 +76,7 @@ SAID = {
         "fails": "Attacked for itself, no early layer leads the last one: its lead was failure to transfer.",
         "about": "an early layer's lead survives an attack of its own",
     },
+    **beyond.SAID,
 }
 
 

@@ -9,8 +9,8 @@ from torch import Generator, Tensor, nn
 from ..attacks.pgd import pgd
 from ..compute import Compute
 from ..data import Dataset, Split, pixels
-from ..losses import kl
-from ..models import build, in_mode
+from ..losses import focal, kl, squared
+from ..models import build, in_mode, unit_rows_
 from .recipe import Recipe
 
 
@@ -18,7 +18,16 @@ def network(recipe: Recipe, data: Dataset) -> nn.Sequential:
     """The recipe's freshly initialised network; the global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        return build(recipe.architecture, data.shape, data.num_classes, data.mean, data.std, recipe.width)
+        return build(
+            recipe.architecture,
+            data.shape,
+            data.num_classes,
+            data.mean,
+            data.std,
+            recipe.width,
+            recipe.head,
+            recipe.temperature,
+        )
 
 
 def sgd(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
@@ -37,11 +46,28 @@ def batch_loss(model: nn.Module, recipe: Recipe, x: Tensor, y: Tensor, generator
     attack = dict(epsilon=recipe.epsilon, step=recipe.step, steps=recipe.steps, norm=recipe.norm, generator=generator)
     if recipe.training != "trades":
         x_adv = pgd(model, x, y, mode=recipe.attack_batchnorm, **attack) if recipe.attacked else x
-        return F.cross_entropy(_single(model(x_adv)), y), x_adv
+        features = model[:-1](x_adv)
+        return objective(recipe, _single(model[-1](features)), y) + decay(recipe, model, features), x_adv
     mode = "eval" if recipe.trades_batchnorm == "published" else recipe.attack_batchnorm
     x_adv = pgd(model, x, y, mode=mode, loss="kl", start="gaussian", **attack)
     clean, perturbed = _single(model(x)), _single(model(x_adv))
     return F.cross_entropy(clean, y) + recipe.beta * kl(perturbed, clean).mean(), x_adv
+
+
+def objective(recipe: Recipe, logits: Tensor, y: Tensor) -> Tensor:
+    """The recipe's loss of a batch's logits (n, C), a number."""
+    if recipe.loss == "focal":
+        return focal(logits, y, recipe.gamma).mean()
+    if recipe.loss == "squared":
+        return squared(logits, y, recipe.target).mean()
+    return F.cross_entropy(logits, y, label_smoothing=recipe.smoothing if recipe.loss == "smoothing" else 0.0)
+
+
+def decay(recipe: Recipe, model: nn.Module, features: Tensor) -> Tensor | float:
+    """What the "decayed" head adds: head_decay / 2 times the squared lengths of its rows and of a batch's features."""
+    if recipe.head != "decayed":
+        return 0.0
+    return recipe.head_decay / 2 * (model.head.weight.square().sum() + _single(features).square().sum())
 
 
 def _single(logits: Tensor) -> Tensor:
@@ -72,6 +98,8 @@ def train_epoch(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+        if recipe.head in ("sphere", "rows"):
+            unit_rows_(model.head)
         losses.append(loss.detach())
         if kept is not None:
             kept.append((x_adv, y))

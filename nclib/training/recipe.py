@@ -10,13 +10,17 @@ VERSIONS = {  # of every part that a key names: raised by hand when the part com
     "preactresnet8": 1, "preactresnet18": 1, "vgg11": 1,
     "standard": 1, "adversarial": 1, "trades": 1,
     "linf": 1, "l2": 1,
+    "smoothing": 1, "focal": 1, "squared": 1,
+    "sphere": 1, "rows": 1, "decayed": 1,
 }  # fmt: skip
 WEIGHTLESS = ("test_per_class", "perturbations", "precision")  # change what is measured, or the folder, not the key
 ATTACK_ONLY = ("norm", "epsilon", "step", "steps", "attack_batchnorm", "perturbations")
 TRADES_ONLY = ("trades_batchnorm", "beta")
+LOSS_ONLY = {"smoothing": "smoothing", "gamma": "focal", "target": "squared"}  # field -> the loss that knows it
+HEAD_ONLY = {"temperature": "sphere", "head_decay": "decayed"}
 EVAL_ONLY = ("attack_batchnorm",)  # the published TRADES never leaves eval mode
-MAY_BE_ZERO = ("epsilon", "momentum", "weight_decay", "beta")
-ABOVE_ZERO = ("width", "epochs", "batch", "lr", "step", "steps")
+MAY_BE_ZERO = ("epsilon", "momentum", "weight_decay", "beta", "gamma", "head_decay")
+ABOVE_ZERO = ("width", "epochs", "batch", "lr", "step", "steps", "target", "temperature")
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,12 @@ class Recipe:
     reestimate : after training, average batch-norm statistics anew over the clean training data.
     perturbations : measure on "fresh" attacks or on the "stale" ones made during the epoch.
     epochs, batch, lr, momentum, weight_decay : SGD; lr falls tenfold at each share in ``drops``.
+    loss : what the last layer is trained with: cross-entropy "ce", label "smoothing" (a share, ``smoothing``), "focal"
+        (exponent ``gamma``) or "squared" error (towards ``target`` times the label's unit vector; Zhou et al. 2022).
+        Attacks in training stay those of cross-entropy.
+    head : "linear"; "sphere": features and rows of length 1, logits times ``temperature``, no bias; "rows": rows alone
+        of length 1; "decayed": ``head_decay`` / 2 times the squared lengths of rows and batch features joins the loss
+        (Yaras et al. 2022, as meant, as released, and its baseline in the text).
     precision : "float32", "bfloat16", or "auto": bfloat16 where the device gains from it, and a run of either where
         one is kept.
     seed : initialisation, data order and attack starts.
@@ -54,6 +64,13 @@ class Recipe:
     trades_batchnorm: Literal["fixed", "published"] = "fixed"
     beta: float = 6.0
     reestimate: bool = False
+    loss: Literal["ce", "smoothing", "focal", "squared"] = "ce"
+    smoothing: float = 0.05
+    gamma: float = 3.0
+    target: float = 1.0
+    head: Literal["linear", "sphere", "rows", "decayed"] = "linear"
+    temperature: float = 1.0
+    head_decay: float = 1e-4
     perturbations: Literal["fresh", "stale"] = "fresh"
     epochs: int = 100
     batch: int = 128
@@ -71,6 +88,10 @@ class Recipe:
             value, zero = getattr(self, name), name in MAY_BE_ZERO
             if not (value >= 0 if zero else value > 0):
                 raise ValueError(f"{name} must be {'0 or more' if zero else 'above 0'}, not {value}")
+        if not 0 <= self.smoothing < 1:
+            raise ValueError(f"smoothing is a share from 0 to below 1, not {self.smoothing}")
+        if self.training == "trades" and self.loss != "ce":
+            raise ValueError(f"TRADES has a loss of its own: loss must be 'ce', not {self.loss!r}")
         if any(not 0 < share < 1 for share in self.drops):
             raise ValueError(f"drops are shares of the epochs between 0 and 1, not {self.drops}")
 
@@ -83,6 +104,8 @@ class Recipe:
         idle = () if self.attacked else ATTACK_ONLY
         idle += TRADES_ONLY if self.training != "trades" else ()
         idle += EVAL_ONLY if self.training == "trades" and self.trades_batchnorm == "published" else ()
+        idle += tuple(name for name, loss in LOSS_ONLY.items() if self.loss != loss)
+        idle += tuple(name for name, head in HEAD_ONLY.items() if self.head != head)
         return {name: value for name, value in asdict(self).items() if name not in idle}
 
     @property
@@ -92,8 +115,10 @@ class Recipe:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """What ``VERSIONS`` counts of this recipe: data set, network, training, and the norm of its attack."""
-        return (self.dataset, self.architecture, self.training, *([self.norm] if self.attacked else []))
+        """What ``VERSIONS`` counts of this recipe: data set, network, training, its attack's norm, loss, head."""
+        norm, usual = [self.norm] if self.attacked else [], ("ce", "linear")
+        unusual = [part for part in (self.loss, self.head) if part not in usual]
+        return (self.dataset, self.architecture, self.training, *norm, *unusual)
 
     @property
     def key(self) -> str:
@@ -114,7 +139,9 @@ class Recipe:
         if self.training == "trades":
             return f"TRADES ({self.trades_batchnorm})"
         ordinary = not self.attacked or self.attack_batchnorm == "eval"
-        return self.training if ordinary else f"{self.training} (train-mode attack)"
+        name = self.training if ordinary else f"{self.training} (train-mode attack)"
+        head = f"sphere, temperature {self.temperature:g}" if self.head == "sphere" else self.head
+        return ", ".join([name, *(part for part in (self.loss, head) if part not in ("ce", "linear"))])
 
     @property
     def label(self) -> str:

@@ -39,6 +39,10 @@ def cases() -> dict[str, Recipe]:
                 out[" ".join(recipe.parts[1:])] = recipe
     out["adversarial as released"] = out["preactresnet8 adversarial linf"].but(attack_batchnorm="train")
     out["trades as released"] = out["preactresnet8 trades linf"].but(trades_batchnorm="published")
+    for loss in recipes.choices("loss")[1:]:
+        out[loss] = out["preactresnet8 standard"].but(loss=loss)
+    for head in recipes.choices("head")[1:]:
+        out[head] = out["preactresnet8 standard"].but(head=head, temperature=5.0, head_decay=0.1)
     out["statistics anew"] = out["preactresnet8 standard"].but(reestimate=True)
     return out
 

@@ -123,3 +123,34 @@ def test_double_precision_stays_double():
     model = epochs.network(recipe, data).double()
     loss, x_adv = epochs.batch_loss(model, recipe, data.train.images.double(), data.train.labels, torch.Generator())
     assert loss.dtype == x_adv.dtype == torch.float64
+
+
+def test_losses_meet_cross_entropy_where_they_must():
+    logits, y = torch.randn(7, 5, dtype=torch.float64), torch.arange(7) % 5
+    entropy = torch.nn.functional.cross_entropy(logits, y)
+    for options in (dict(loss="ce"), dict(loss="focal", gamma=0.0), dict(loss="smoothing", smoothing=0.0)):
+        torch.testing.assert_close(epochs.objective(Recipe(**options), logits, y), entropy)
+    at_target = 3.0 * torch.nn.functional.one_hot(y, 5)
+    assert epochs.objective(Recipe(loss="squared", target=3.0), at_target, y) == 0
+    assert epochs.objective(Recipe(loss="squared"), torch.zeros(7, 5), y) == 0.5
+
+
+@pytest.mark.parametrize("head", ["sphere", "rows"])
+def test_rows_of_a_normalised_head_stay_of_length_one_and_a_killed_run_goes_on(tmp_path, head):
+    run = fit(tmp_path, head=head, temperature=5.0, weight_decay=0.0)
+    for model in (run.model, run.at(0), run.at(1)):
+        torch.testing.assert_close(model.head.weight.norm(dim=1), torch.ones(10))
+    x = run.data.test.images
+    if head == "sphere":
+        h = nc.features(run.model, x)
+        torch.testing.assert_close(h.norm(dim=1), torch.full((len(h),), 5.0))
+        assert run.model.head.bias is None and run.model(x).abs().max() <= 5 + 1e-5
+
+
+def test_the_decayed_head_pays_for_rows_and_features():
+    recipe, data = Recipe(head="decayed", head_decay=0.5), nc.load("digits", per_class=2)
+    model = epochs.network(recipe, data).eval()
+    plain, _ = epochs.batch_loss(model, recipe.but(head="linear"), *data.train, None)
+    loss, _ = epochs.batch_loss(model, recipe, *data.train, None)
+    squares = model.head.weight.square().sum() + model[:-1](data.train.images).square().sum()
+    torch.testing.assert_close(loss - plain, 0.25 * squares)

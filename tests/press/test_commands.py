@@ -7,6 +7,8 @@ import sys
 import pytest
 from conftest import ROOT, command
 
+from press import profiles
+
 REFUSED = [
     (["book", "--profile", "digitz"], "unknown profile 'digitz'; choose one of"),
     (["run", "atacks"], "unknown chapter 'atacks'; choose one of collapse"),
@@ -43,6 +45,15 @@ def test_a_missing_data_folder_is_named(refused, monkeypatch):
 def test_a_profile_with_an_unknown_name_is_refused(refused, house):
     (house / "profiles" / "mine.yml").write_text("epochz: 3\n")
     assert "profile mine: unknown parameter 'epochz'" in refused("book", "--profile", "mine")
+
+
+def test_a_profile_may_be_for_some_chapters_alone(refused, house, monkeypatch):
+    monkeypatch.setenv("NCLIB_HOME", str(house))
+    (house / "profiles" / "mine.yml").write_text("chapters: [layers, collapse]\nepochs: 3\n")
+    assert profiles.chapters("mine") == ["collapse", "layers"] and "chapters" not in profiles.read_profile("mine")
+    assert profiles.chapters("smoke") == profiles.chapters()
+    (house / "profiles" / "mine.yml").write_text("chapters: [colapse]\n")
+    assert "unknown chapter 'colapse'; choose one of" in refused("book", "--profile", "mine")
 
 
 def test_the_command_line_passes_a_refusal_on(house):

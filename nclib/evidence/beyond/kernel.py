@@ -1,0 +1,7 @@
+"""The tangent kernel (Tsilivis & Kempe 2022): claims, and a sentence for each verdict."""
+
+from ..claims import Claim
+
+CLAIMS: tuple[Claim, ...] = ()
+
+SAID: dict[str, dict[str, str]] = {}
