@@ -8,10 +8,13 @@ from importlib import import_module
 __version__ = "0.2.0"
 
 _PLACES = {  # public name -> its module, and its name there
-    "load": "data:load", "pixels": "data:pixels", "build": "models:build", "choose": "compute:choose",
+    "load": "data:load", "dataset": "data:dataset", "pixels": "data:pixels",
+    "build": "models:build", "Normalize": "models:Normalize",
+    "choose": "compute:choose",
     "dlr": "losses:dlr", "margin": "losses:margin", "pgd": "attacks.pgd:pgd",
     "gaussian_noise": "attacks.pgd:gaussian_noise", "sign_noise": "attacks.pgd:sign_noise",
-    "sphere_noise": "attacks.pgd:sphere_noise", "accuracy": "attacks.robust:accuracy",
+    "sphere_noise": "attacks.pgd:sphere_noise", "apgd": "attacks.apgd:apgd", "square": "attacks.square:square",
+    "accuracy": "attacks.robust:accuracy",
     "robust_accuracy": "attacks.robust:robust_accuracy", "robust_mask": "attacks.robust:robust_mask",
     "attack": "attacks.zoo:attack", "Recipe": "training.recipe:Recipe", "Run": "training.store:Run",
     "fit": "training.store:fit", "fit_all": "training.store:fit_all",

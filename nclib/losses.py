@@ -22,9 +22,22 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     return margin(logits, y) / (ranked[:, 0] - ranked[:, -1]).clamp_min(1e-12)
 
 
+def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """DLR towards a target (Croce & Hein 2020, eq. 9): target's minus label's logit, blind to the logits' scale.
+
+    Divides by first minus the mean of third and fourth logit; with fewer classes by first minus last.
+    """
+    ranked = logits.topk(min(4, logits.shape[1]), dim=1).values
+    gap = (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
+    return gap / (
+        ranked[:, 0] - ranked[:, 2:].mean(1) if logits.shape[1] > 2 else ranked[:, 0] - ranked[:, 1]
+    ).clamp_min(1e-12)
+
+
 def kl(logits: Tensor, reference: Tensor) -> Tensor:
     """KL(softmax(reference) || softmax(logits)), the divergence of TRADES (Zhang et al. 2019, eq. 5)."""
-    return F.kl_div(F.log_softmax(logits, 1), F.softmax(reference, 1), reduction="none").sum(1)
+    log_p, log_q = F.log_softmax(reference, 1), F.log_softmax(logits, 1)
+    return (log_p.exp() * (log_p - log_q)).sum(1)  # in logarithms: F.kl_div's gradient is NaN where p underflows
 
 
 def focal(logits: Tensor, y: Tensor, gamma: float = 3.0) -> Tensor:

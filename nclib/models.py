@@ -26,6 +26,11 @@ class Normalize(nn.Module):
         return (x - self.mean) / self.std
 
 
+def plain(model):
+    """A model as it was before torch.compile wrapped it: hooks on its layers are heard."""
+    return getattr(model, "_orig_mod", model)
+
+
 class PreActBlock(nn.Module):
     """x + conv(relu(bn(conv(relu(bn(x)))))), the identity kept clear (He et al. 2016, Figure 4e)."""
 

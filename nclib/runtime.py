@@ -25,7 +25,7 @@ from tqdm import tqdm
 def home() -> Path:
     """The folder that holds ``runs``: ``NCLIB_HOME``, else the checkout around here, else here."""
     if chosen := os.environ.get("NCLIB_HOME"):
-        return Path(chosen)
+        return Path(chosen).absolute()
     here = Path.cwd()
     return next((p for p in (here, *here.parents) if (p / "nclib").is_dir() and (p / "book").is_dir()), here)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from nclib.evidence.pages import number
 from nclib.runtime import die_with
 
 from . import BookError, book, compare, execute, exercises, grid, pdf, recording, sweep
@@ -28,7 +29,7 @@ def main(words: list[str] | None = None) -> int:
 
 
 def _run(asked: Namespace) -> None:
-    overrides = {name: yaml.safe_load(value) for name, value in asked.p}
+    overrides = {name: number(yaml.safe_load(value)) for name, value in asked.p}
     if overrides and not asked.output:
         raise BookError("overrides (-p) need an output file (-o): the profile's own page stays as it is")
     print(execute.run_chapter(asked.chapter, asked.profile, overrides, asked.output))

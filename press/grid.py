@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from nclib.evidence.pages import literals
+from nclib.evidence.pages import literals, number
 from nclib.runtime import home
 
 from . import BookError
@@ -118,7 +118,7 @@ def _points(asked: dict, file: Path) -> list[dict]:
         names = [name for part in parts for name in part]
         if twice := [name for name in names if names.count(name) > 1]:
             raise BookError(f"{file}: {twice[0]} is set by two axes")
-        points.append({name: value for part in parts for name, value in part.items()})
+        points.append({name: number(value) for part in parts for name, value in part.items()})
     return points
 
 

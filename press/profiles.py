@@ -5,9 +5,8 @@ from pathlib import Path
 
 import yaml
 
-from nclib.evidence.pages import literals
+from nclib.evidence.pages import fault, literals, number
 from nclib.runtime import home
-from nclib.training.recipe import choices
 
 from . import BookError
 
@@ -57,43 +56,22 @@ def _read(name: str) -> dict:
     if not file.exists():
         names = sorted(file.stem for file in (home() / "profiles").glob("*.yml"))
         raise BookError(f"unknown profile {name!r}; choose one of {', '.join(names)}")
-    return yaml.safe_load(file.read_text()) or {}
+    try:
+        values = yaml.safe_load(file.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BookError(f"profile {name} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise BookError(f"profile {name} must be lines of 'name: value', not {values!r}")
+    return {key: number(value) for key, value in values.items()}
 
 
 def check(values: dict, known: dict, where: str) -> None:
     """Refuse an unknown parameter, a wrong type or an unknown choice, naming the choices, before any work."""
     for name, value in values.items():
-        if fault := _fault(name, value, known):
-            raise BookError(f"{where}: {fault}")
+        if wrong := fault(name, value, known):
+            raise BookError(f"{where}: {wrong}")
     if "NCLIB_DATA" in os.environ and not Path(os.environ["NCLIB_DATA"]).is_dir():
         raise BookError(f"data folder {os.environ['NCLIB_DATA']!r} does not exist; make it, or unset NCLIB_DATA")
-
-
-def _fault(name: str, value, known: dict) -> str | None:
-    """What is wrong with a parameter, in words."""
-    if name not in known:
-        return f"unknown parameter {name!r}; choose from {', '.join(sorted(known))}"
-    if not _fits(value, known[name]):
-        kind = {int: "int", type(None): "int or None", list: _listed(known[name])}.get(type(known[name]))
-        return f"{name} must be {kind or type(known[name]).__name__}, not {value!r}"
-    if name in ("epsilon", "step") and value < 0:
-        return f"{name} must be 0 or more, not {value!r}"
-    if (allowed := choices(name)) and value not in allowed:
-        return f"unknown {name} {value!r}; choose one of {', '.join(allowed)}"
-    return None
-
-
-def _fits(value, default) -> bool:
-    """Is a value of the default's type? An int may stand for a float, None marks an optional int."""
-    if default is None:
-        return value is None or type(value) is int
-    if isinstance(default, list):
-        return isinstance(value, list) and bool(value) and all(_fits(v, default[0]) for v in value)
-    return type(value) in ((float, int) if type(default) is float else (type(default),))
-
-
-def _listed(default) -> str:
-    return f"a list of {type(default[0]).__name__}" if isinstance(default, list) else ""
 
 
 def parameters(chapter: str, profile: str, overrides: dict) -> dict:

@@ -10,6 +10,7 @@ from math import inf
 import torch
 from torch import Generator, Tensor
 
+from ..checks import as_model, check_finite, check_images, check_labels, check_logits
 from ..losses import LOSSES
 from ..models import in_mode, statistics_kept
 
@@ -34,7 +35,7 @@ def pgd(
     x: Tensor,
     y: Tensor,
     epsilon: float | Tensor = 8 / 255,
-    step: float | Tensor = 2 / 255,
+    step: float | Tensor | None = None,
     steps: int = 10,
     norm: str = "linf",
     targeted: bool = False,
@@ -47,7 +48,7 @@ def pgd(
 
     model : pixels (N, C, H, W) in [0, 1] to logits (N, classes). x : float pixels; y : labels (N,), the
         targets where ``targeted``; unused by ``loss="kl"``, which moves away from the model's output at x.
-    epsilon, step : in pixel units, a number or one per sample (N,).
+    epsilon, step : in pixel units, a number or one per sample (N,); ``step`` is epsilon / 4 unless given.
     norm, loss : "linf" or "l2"; "ce", "margin", "dlr" (weak towards a target: take "margin") or "kl".
     start : "uniform" in the ball; "radial", a random direction of uniform length (the authors' l2 start, dense
         near x); "gaussian", 0.001 N(0, I) (TRADES); None, at x.
@@ -55,29 +56,36 @@ def pgd(
         (batch-norm statistics then move in "train") and puts the old one back.
 
     Returns a new tensor (N, C, H, W) within epsilon of x and within [0, 1]; x itself if epsilon is 0.
-    Raises ValueError for an unknown norm, loss, start or mode, for epsilon < 0 or of a wrong length, for integer
-    pixels, and for "kl" without a random start.
+    Raises ValueError for an unknown norm, loss, start or mode, for epsilon < 0 or of a wrong length, for pixels or
+    labels that are none, for "kl" without a random start, and for a gradient that is NaN.
     """
     check_attack(epsilon, norm, loss, start, steps)
-    if not x.is_floating_point():
-        raise ValueError(f"x must be float pixels in [0, 1], not {x.dtype}; see nclib.pixels")
+    x, y = as_model(model, check_images(x)), y if loss == "kl" else check_labels(y, len(x)).to(x.device)
+    options = dict(steps=steps, norm=norm, targeted=targeted, loss=loss, start=start, generator=generator, mode=mode)
+    return check_finite("the gradient at x", perturb(model, x, y, epsilon, step, **options))
+
+
+def perturb(
+    model, x: Tensor, y: Tensor, epsilon, step=None, steps=10, norm="linf", targeted=False, loss="ce",
+    start="uniform", generator=None, mode=None,
+) -> Tensor:  # fmt: skip
+    """``pgd`` without a look at what comes in and out, which would stall a GPU at every batch of a training."""
     if not torch.is_tensor(epsilon) and epsilon == 0:
         return x
-    x = x.detach()
+    x, step = x.detach(), epsilon / 4 if step is None else step
     epsilon, step = _per_sample(epsilon, x, "epsilon"), _per_sample(step, x, "step")
     value, sign = LOSSES[loss], -1.0 if targeted else 1.0
-    with in_mode(model, mode) if mode else statistics_kept(model), torch.enable_grad():
+    guard = in_mode(model, mode) if mode else statistics_kept(model)
+    with torch.inference_mode(False), guard, torch.enable_grad():
         if loss == "kl":
             with torch.no_grad():
-                y = model(x)
+                y = check_logits(model(x))
         delta = project(_start(x, epsilon, norm, start, generator), x, epsilon, norm)
         for _ in range(steps):
             delta.requires_grad_()
             # The losses add up over samples, so each sample gets its own gradient.
-            logits = model(x + delta)
-            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            (gradient,) = torch.autograd.grad(value(logits, y).sum(), delta)
-            delta = project(delta.detach() + sign * step * _direction(gradient, norm), x, epsilon, norm)
+            (gradient,) = torch.autograd.grad(value(check_logits(model(x + delta)), y).sum(), delta)
+            delta = project(delta.detach() + sign * step * direction(gradient, norm), x, epsilon, norm)
     return (x + delta).clamp(0, 1)
 
 
@@ -102,10 +110,10 @@ def _start(x: Tensor, epsilon: float | Tensor, norm: str, start: str | None, gen
     if start == "gaussian":
         return 0.001 * noise
     radius = x.new_empty(len(x), *[1] * (x.ndim - 1)).uniform_(generator=generator)
-    return epsilon * radius ** (1 / x[0].numel() if start == "uniform" else 1) * _direction(noise, norm)
+    return epsilon * radius ** (1 / x[0].numel() if start == "uniform" else 1) * direction(noise, norm)
 
 
-def _direction(gradient: Tensor, norm: str) -> Tensor:
+def direction(gradient: Tensor, norm: str) -> Tensor:
     if norm == "linf":
         return gradient.sign()
     # Measured in units of the largest entry: squares of a saturated network's gradient underflow.
@@ -127,15 +135,18 @@ def _per_sample(value: float | Tensor, x: Tensor, name: str) -> float | Tensor:
 
 def sign_noise(x: Tensor, epsilon: float, generator: Generator | None = None) -> Tensor:
     """x + epsilon * sign(N(0, I)), clipped to [0, 1]: a corner of the l-infinity ball, chosen blindly."""
+    x = check_images(x)
     return (x + epsilon * torch.empty_like(x).normal_(generator=generator).sign()).clamp(0, 1)
 
 
 def gaussian_noise(x: Tensor, epsilon: float, generator: Generator | None = None) -> Tensor:
     """x + epsilon * N(0, I), clipped to [0, 1]; epsilon is the standard deviation of a pixel."""
+    x = check_images(x)
     return (x + epsilon * torch.empty_like(x).normal_(generator=generator)).clamp(0, 1)
 
 
 def sphere_noise(x: Tensor, epsilon: float, generator: Generator | None = None) -> Tensor:
     """x plus noise of l2 length epsilon in a random direction, clipped: the l2 attack's equal in size."""
+    x = check_images(x)
     noise = torch.empty_like(x).normal_(generator=generator)
     return (x + epsilon * noise / _length(noise)).clamp(0, 1)

@@ -8,6 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from ..checks import check_images, check_labels
 from ..models import in_mode, statistics_kept
 
 LEFT_OUT = ("Attack", "ChooseBestAttack", "FastFeatureAttack")  # bases, and one that takes a guide, not labels
@@ -48,7 +49,8 @@ def attack(name: str, model, x: Tensor, y=None, targeted=False, mode="eval", bat
         raise ValueError(f"{name} knows targeted={only} only")
     if targeted and y is None:
         raise ValueError(f"{name}: a targeted attack needs targets y")
-    x = x.detach().clone(memory_format=torch.contiguous_format)
+    x = check_images(x).clone(memory_format=torch.contiguous_format)
+    y = None if y is None else check_labels(y, len(x))
     flags = [(p, p.requires_grad) for p in model.parameters()] if isinstance(model, nn.Module) else []
     guard = in_mode(model, mode) if mode else statistics_kept(model)
     with guard, torch.enable_grad(), warnings.catch_warnings(action="ignore"):

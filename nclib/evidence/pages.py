@@ -3,11 +3,13 @@
 import ast
 import json
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 from ..runtime import home
+from ..training.recipe import choices, own_path
 
 LITERALS = (str, int, float, bool, type(None), list)
 
@@ -36,11 +38,62 @@ class Page:
 def page(chapter: str, variables: dict) -> Page:
     """The page that a chapter is running as: ``page = nc.page("attacks", globals())``, right below the parameters.
 
-    Of ``variables`` the chapter's own parameters are picked, or, where there is no checkout, all literals.
+    Of ``variables`` the chapter's own parameters are picked, or, where there is no checkout, all literals. What bare
+    papermill injected is checked, and fractions become numbers. ValueError for an unknown name or a wrong type.
     """
     notebook = home() / "book" / f"{chapter}.ipynb"
-    known = literals(notebook) if notebook.exists() else {n for n in variables if n != "In" and not n.startswith("_")}
+    if not notebook.exists():
+        known = {name for name in variables if name != "In" and not name.startswith("_")}
+        return Page(chapter, {n: variables[n] for n in known if type(variables[n]) in LITERALS})
+    known = literals(notebook)
+    for name in injected(variables.get("In", [])) | (known.keys() & variables.keys()):
+        value = number(variables[name])
+        if wrong := fault(name, value, known):
+            raise ValueError(f"{chapter}: {wrong}")
+        variables[name] = value
     return Page(chapter, {n: variables[n] for n in known if n in variables and type(variables[n]) in LITERALS})
+
+
+def injected(cells: list[str]) -> set[str]:
+    """The names that papermill set: in a cell of its own, which begins with a comment."""
+    cells = [cell for cell in cells if cell.startswith("# Parameters\n")]
+    return {s.targets[0].id for cell in cells for s in ast.parse(cell).body if isinstance(s, ast.Assign)}
+
+
+def number(value):
+    """ "8/255" and "1e-3", which YAML takes for words, as numbers; "None" as None; anything else as it is."""
+    if isinstance(value, list):
+        return [number(v) for v in value]
+    if not isinstance(value, str):
+        return value
+    top, _, bottom = value.partition("/")
+    with suppress(ValueError, ZeroDivisionError):
+        return float(top) / float(bottom or 1)
+    return None if value == "None" else value
+
+
+def fault(name: str, value, known: dict) -> str | None:
+    """What is wrong with a parameter, in words: ``known`` has the defaults by name."""
+    if name not in known:
+        return f"unknown parameter {name!r}; choose from {', '.join(sorted(known))}"
+    if not _fits(value, known[name]):
+        listed = f"a list of {type(known[name][0]).__name__}" if isinstance(known[name], list) else ""
+        kind = {type(None): "int or None", list: listed}.get(type(known[name]))
+        return f"{name} must be {kind or type(known[name]).__name__}, not {value!r}"
+    if name in ("epsilon", "step") and not value >= 0:
+        return f"{name} must be 0 or more, not {value!r}"
+    if (allowed := choices(name)) and value not in allowed and not (name == "dataset" and own_path(value)):
+        return f"unknown {name} {value!r}; choose one of {', '.join(allowed)}"
+    return None
+
+
+def _fits(value, default) -> bool:
+    """Is a value of the default's type? An int may stand for a float, None marks an optional int."""
+    if default is None:
+        return value is None or type(value) is int
+    if isinstance(default, list):
+        return isinstance(value, list) and bool(value) and all(_fits(v, default[0]) for v in value)
+    return type(value) in ((float, int) if type(default) is float else (type(default),))
 
 
 @cache
@@ -60,7 +113,7 @@ def baseline(chapter: str, profile: str) -> dict:
     if file.exists():
         import yaml  # here, as only a checkout has profiles to read
 
-        usual |= {name: value for name, value in (yaml.safe_load(file.read_text()) or {}).items() if name in usual}
+        usual |= {name: number(v) for name, v in (yaml.safe_load(file.read_text()) or {}).items() if name in usual}
     return usual
 
 

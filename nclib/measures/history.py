@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..runtime import alone, progress, read_sealed, write_sealed
-from .layers import last_layer, outputs
+from .layers import head_name, last_layer, outputs
 from .views import View, views
 
 VERSION = 1  # raised by hand when a measure comes to give other values: what was cached before is measured anew
@@ -65,11 +65,12 @@ def _kept(file: Path, settings: dict) -> pd.DataFrame:
 
 def _measured(run, epoch: int, settings: dict) -> pd.DataFrame:
     model, options, seen = run.loaded(epoch), settings["attack"], []
+    head = head_name(model, View("clean", *run.data.test))
     for split in settings["splits"]:
         for view in views(model, run.data, split=split, names=settings["views"], precision=run.dtype, **options):
-            seen.append((view, *outputs(model, view)))
+            seen.append((view, *outputs(model, view, head=head)))
     if settings.get("perturbations") == "stale" and epoch:  # before training there is nothing stale
         place = next(i for i, (view, *_) in enumerate(seen) if (view.split, view.name) == ("train", "untargeted"))
         labels, features, logits = run.stale(epoch)
         seen[place] = (View("untargeted", labels, labels), features, logits)
-    return last_layer(model.head.weight, seen).assign(epoch=epoch)[COLUMNS]
+    return last_layer(model.get_submodule(head).weight, seen).assign(epoch=epoch)[COLUMNS]

@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..checks import as_model, check_labels, check_logits
+from ..compute import full_precision
 from ..data import pixels
-from ..models import in_mode
+from ..models import in_mode, plain
 from .exact import WithinPass, combined, weight_measures
 from .means import ClassMeans, MeansPass, class_means
 from .simplex import similarity
@@ -21,6 +23,7 @@ COLUMNS = ["split", "view", "layer", "measure", "value"]
 
 def layer_names(model: nn.Module) -> list[str]:
     """The stages to walk: "pixels", then every child of an ``nn.Sequential`` but ``normalize`` and ``head``."""
+    model = plain(model)
     if not isinstance(model, nn.Sequential):
         raise ValueError(f"{type(model).__name__} is not an nn.Sequential of stages: name its layers (layers=[...])")
     return ["pixels"] + [name for name, _ in model.named_children() if name not in ("normalize", "head")]
@@ -89,17 +92,38 @@ def propagate(
 
 @torch.no_grad()
 def collapse(
-    model: nn.Module, views: Sequence[View], layer: str = "features", head: str = "head", batch: int = 512
+    model: nn.Module, views: Sequence[View], layer: str | None = None, head: str | None = None, batch: int = 512
 ) -> pd.DataFrame:
     """Every measure per view at the features that enter the linear classifier: ``propagate`` at one layer, in one walk.
 
-    Adds ``loss`` (cross-entropy, nats), ``weight_equinorm``, ``weight_equiangle`` and ``nc3`` of the classifier
-    ``head`` against each view's means; C is the rows of its weight. For a model of your own, name ``layer`` and
-    ``head``. Keeps one view's features (N, d) instead of walking twice. Errors as in ``propagate``.
+    The classifier is found by itself, as the linear layer whose output the logits are, and its input is heard; or name
+    it (``head``), or the ``layer`` whose output enters it. Adds ``loss`` (cross-entropy, nats), ``weight_equinorm``,
+    ``weight_equiangle`` and ``nc3`` of the classifier against each view's means; C is the rows of its weight. Keeps one
+    view's features (N, d) instead of walking twice. Errors as in ``propagate``, and ValueError where the classifier on
+    these features does not give the logits.
     """
+    model = plain(model)
+    _classes(views, None)
+    head = head or head_name(model, views[0])
     weight = model.get_submodule(head).weight
-    _classes(views, len(weight))
-    return last_layer(weight, ((view, *outputs(model, view, layer, batch)) for view in views), layer)
+    seen = ((view, *outputs(model, view, layer, batch, head)) for view in views)
+    return last_layer(weight, seen, layer or "features")
+
+
+@torch.no_grad()
+def head_name(model: nn.Module, view: View) -> str:
+    """The name of the linear layer whose output is a network's logits. ValueError where there is none."""
+    linear = {name: module for name, module in plain(model).named_modules() if isinstance(module, nn.Linear)}
+    heard = {}
+    x, _ = next(_cut(view, 2))
+    with ExitStack() as hooks:
+        for name, module in linear.items():
+            hooks.callback(module.register_forward_hook(lambda _m, _i, h, name=name: heard.update({name: h})).remove)
+        logits = _walk(model, x, [], False, lambda name, h: None)
+    found = [name for name, h in heard.items() if h.shape == logits.shape and torch.equal(h.to(logits), logits)]
+    if not found:
+        raise ValueError(f"no linear layer of this {type(model).__name__} gives its logits: name it (head=...)")
+    return found[-1]
 
 
 def last_layer(weight: Tensor, seen: Iterable[tuple[View, Tensor, Tensor]], layer: str = "features") -> pd.DataFrame:
@@ -119,9 +143,13 @@ def last_layer(weight: Tensor, seen: Iterable[tuple[View, Tensor, Tensor]], laye
 
 
 @torch.no_grad()
-def features(model: nn.Module, images: Tensor, layer: str = "features", batch: int = 512) -> Tensor:
-    """Activations of one layer (N, d), flattened, float32, in eval mode. ValueError for an unknown layer."""
-    return outputs(model, View("", images, torch.zeros(len(images))), layer, batch)[0]
+def features(model: nn.Module, images: Tensor, layer: str | None = None, batch: int = 512) -> Tensor:
+    """What enters the classifier, or a layer's activations: (N, d), flattened, float32, in eval mode.
+
+    ValueError for an unknown layer.
+    """
+    view = View("", images, torch.zeros(len(images), dtype=torch.int64))
+    return outputs(model, view, layer, batch)[0]
 
 
 class NearestCenter(nn.Module):
@@ -173,18 +201,38 @@ def _loss(logits: Tensor, view: View) -> float:
 
 
 @torch.no_grad()
-def outputs(model: nn.Module, view: View, layer: str = "features", batch: int = 512) -> tuple[Tensor, Tensor]:
-    """One layer's activations (N, d) and the logits (N, C) of a view, in float32 and eval mode."""
-    taken, logits = [], []
+def outputs(
+    model: nn.Module, view: View, layer: str | None = None, batch: int = 512, head: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """Features (N, d) and logits (N, C) of a view, in float32 and eval mode: of ``layer``, else what enters ``head``.
+
+    With a head, ValueError where it does not make the logits of the features.
+    """
+    model, taken, logits = plain(model), [], []
+    if layer is None:
+        head = head or head_name(model, view)
     for x, _ in _cut(view, batch):  # a copy: the next module may work in place
-        logits.append(_walk(model, x, [layer], False, lambda _, h: taken.append(h.flatten(1).clone())))
+        hear = lambda _, h: taken.append(h.flatten(1).clone())  # noqa: E731
+        logits.append(_walk(model, x, [layer or head], False, hear, entering=layer is None))
+        if head and len(taken) == 1:
+            _check_head(model, head, layer, taken[0], logits[0])
     return torch.cat(taken), torch.cat(logits)
+
+
+def _check_head(model: nn.Module, head: str, layer: str | None, h: Tensor, logits: Tensor) -> None:
+    W, b = (getattr(model.get_submodule(head), name, None) for name in ("weight", "bias"))
+    fits = W is not None and W.shape == (logits.shape[1], h.shape[1])
+    made = F.linear(h.to(W), W, b).to(logits) if fits else None
+    if made is None or not torch.allclose(made, logits, rtol=1e-3, atol=1e-3 * float(logits.abs().max())):
+        which = f"layer {layer!r}" if layer else "what enters it"
+        raise ValueError(f"head {head!r} does not make the logits of {which}: name another layer or head, or neither")
 
 
 def _cut(view: View, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
     if len(view.images) != len(view.labels) or not len(view):
         raise ValueError(f"{view.split} {view.name}: {len(view.images)} images, {len(view.labels)} labels")
-    for x, y in zip(view.images.split(batch), view.labels.split(batch)):
+    labels = check_labels(view.labels, len(view))
+    for x, y in zip(view.images.split(batch), labels.split(batch)):
         yield pixels(x), y
 
 
@@ -197,8 +245,14 @@ def _at(view: View, layer: str):
         raise ValueError(f"{view.split} {view.name}, layer {layer}: {error}") from None
 
 
-def _walk(model: nn.Module, x: Tensor, layers: Sequence[str], pooled: bool, hear: Callable) -> Tensor:
-    """One forward pass in eval mode; ``hear(name, activation)`` as each layer speaks. Returns the logits."""
+def _walk(
+    model: nn.Module, x: Tensor, layers: Sequence[str], pooled: bool, hear: Callable, entering: bool = False
+) -> Tensor:
+    """One forward pass in eval mode; ``hear(name, activation)`` as each layer speaks, or, ``entering``, is spoken to.
+
+    Returns the logits.
+    """
+    model = plain(model)
     modules, heard = dict(model.named_modules()) | {"pixels": nn.Identity()}, []
     if missing := [name for name in layers if name not in modules]:
         raise ValueError(f"unknown layer {missing[0]!r}; choose from {', '.join(name for name in modules if name)}")
@@ -207,11 +261,15 @@ def _walk(model: nn.Module, x: Tensor, layers: Sequence[str], pooled: bool, hear
         heard.append(name)
         hear(name, h.mean((2, 3)) if pooled and h.ndim == 4 else h)
 
-    with in_mode(model, "eval"), torch.autocast(x.device.type, enabled=False), ExitStack() as hooks:
+    def listen(name: str):
+        if entering:
+            return modules[name].register_forward_pre_hook(lambda _module, given: tell(name, given[0]))
+        return modules[name].register_forward_hook(lambda _module, _given, h: tell(name, h))
+
+    with in_mode(model, "eval"), torch.autocast(x.device.type, enabled=False), full_precision(), ExitStack() as hooks:
         for name in layers:
-            hook = modules[name].register_forward_hook(lambda _module, _input, h, name=name: tell(name, h))
-            hooks.callback(hook.remove)
-        logits = model(modules["pixels"](x))
+            hooks.callback(listen(name).remove)
+        logits = check_logits(model(modules["pixels"](as_model(model, x))))
     if wrong := [name for name in layers if heard.count(name) != 1]:
         raise ValueError(f"layer {wrong[0]!r} is passed {heard.count(wrong[0])} times in a walk, not once")
     return logits

@@ -94,7 +94,8 @@ class MeansPass:
         if (i := int(self.bad_label)) < NEVER:
             raise ValueError(f"label of sample {i} is outside 0..{self.num_classes - 1}")
         if empty := (self.counts == 0).nonzero().flatten().tolist():
-            raise ValueError(f"no samples of class {', '.join(map(str, empty))}")
+            named = ", ".join(map(str, empty[:5])) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
+            raise ValueError(f"no samples of class {named}, of {self.num_classes} classes")
         return ClassMeans(self.sums / self.counts[:, None], self.counts)
 
 
@@ -136,7 +137,9 @@ def blocks(features: Tensor, *columns: Tensor) -> Iterator[tuple[Tensor, ...]]:
     for c in columns:
         if features.ndim < 2 or c.shape != features.shape[:1] or c.is_floating_point() or c.dtype == torch.bool:
             raise ValueError(f"features {tuple(features.shape)} and labels {tuple(c.shape)} of {c.dtype} do not match")
-    size = max(1, BLOCK[features.device.type] * len(features) // max(1, features.numel()))
+    if features.device.type == "mps":
+        features = features.cpu()  # which knows double precision
+    size = max(1, BLOCK.get(features.device.type, BLOCK["cuda"]) * len(features) // max(1, features.numel()))
     columns = [c.to(features.device, torch.int64).split(size) for c in columns]
     for h, *beside in zip(features.detach().split(size), *columns):
         if len(h):

@@ -7,7 +7,8 @@ import torch
 from torch import Generator, Tensor
 
 from ..attacks import pgd as attacks
-from ..compute import choose
+from ..checks import check_images, check_labels
+from ..compute import choose, full_precision
 from ..data import Dataset, pixels
 
 VIEWS = ("clean", "untargeted", "targeted", "sign", "gaussian", "sphere")
@@ -58,10 +59,12 @@ def views(
     if split not in ("train", "test"):
         raise ValueError(f"unknown split {split!r}; choose train or test")
     images, labels = getattr(data, split)
+    images = images if images.dtype == torch.uint8 else check_images(images)
+    labels = check_labels(labels, len(images), data.num_classes)
     device = next(model.parameters()).device
     compute, labels = choose(precision, device, images.shape[-1]), labels.to(device)
     shifted, size = (labels + 1) % data.num_classes, epsilon if norm == "linf" else NOISE_EPSILON
-    options = dict(epsilon=epsilon, step=epsilon / 4 if step is None else step, steps=steps, norm=norm, start=start)
+    options = dict(epsilon=epsilon, step=step, steps=steps, norm=norm, start=start)
     makers = {
         "untargeted": lambda x, y, g: attacks.pgd(model, x, y, generator=g, mode="eval", **options),
         "targeted": lambda x, y, g: attacks.pgd(model, x, y, generator=g, mode="eval", targeted=True, **options),
@@ -76,7 +79,7 @@ def views(
             made.append(View(name, images.to(device), labels, split))
             continue
         generator = Generator(device).manual_seed(seed)
-        with compute.autocast():
+        with compute.autocast(), full_precision():
             parts = [
                 makers[name](compute.lay_out(pixels(x.to(device))), y, generator)
                 for x, y in zip(images.split(batch), group.split(batch))

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from ..attacks.pgd import pgd
+from ..attacks.pgd import perturb
+from ..checks import check_logits
 from ..compute import Compute
 from ..data import Dataset, Split, pixels
 from ..losses import focal, kl, squared
@@ -45,12 +46,14 @@ def batch_loss(model: nn.Module, recipe: Recipe, x: Tensor, y: Tensor, generator
     """The loss of one batch and the images it was attacked with (x itself in standard training)."""
     attack = dict(epsilon=recipe.epsilon, step=recipe.step, steps=recipe.steps, norm=recipe.norm, generator=generator)
     if recipe.training != "trades":
-        x_adv = pgd(model, x, y, mode=recipe.attack_batchnorm, **attack) if recipe.attacked else x
+        x_adv = perturb(model, x, y, mode=recipe.attack_batchnorm, **attack) if recipe.attacked else x
+        if recipe.head != "decayed":
+            return objective(recipe, check_logits(model(x_adv)), y), x_adv
         features = model[:-1](x_adv)
-        return objective(recipe, _single(model[-1](features)), y) + decay(recipe, model, features), x_adv
+        return objective(recipe, check_logits(model.head(features)), y) + decay(recipe, model, features), x_adv
     mode = "eval" if recipe.trades_batchnorm == "published" else recipe.attack_batchnorm
-    x_adv = pgd(model, x, y, mode=mode, loss="kl", start="gaussian", **attack)
-    clean, perturbed = _single(model(x)), _single(model(x_adv))
+    x_adv = perturb(model, x, y, mode=mode, loss="kl", start="gaussian", **attack)
+    clean, perturbed = check_logits(model(x)), check_logits(model(x_adv))
     return F.cross_entropy(clean, y) + recipe.beta * kl(perturbed, clean).mean(), x_adv
 
 
@@ -63,16 +66,9 @@ def objective(recipe: Recipe, logits: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(logits, y, label_smoothing=recipe.smoothing if recipe.loss == "smoothing" else 0.0)
 
 
-def decay(recipe: Recipe, model: nn.Module, features: Tensor) -> Tensor | float:
+def decay(recipe: Recipe, model: nn.Module, features: Tensor) -> Tensor:
     """What the "decayed" head adds: head_decay / 2 times the squared lengths of its rows and of a batch's features."""
-    if recipe.head != "decayed":
-        return 0.0
-    return recipe.head_decay / 2 * (model.head.weight.square().sum() + _single(features).square().sum())
-
-
-def _single(logits: Tensor) -> Tensor:
-    """Logits in single precision at least: bfloat16 is cast up, double stays."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return recipe.head_decay / 2 * (model.head.weight.square().sum() + check_logits(features).square().sum())
 
 
 def train_epoch(

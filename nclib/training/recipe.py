@@ -2,8 +2,12 @@
 
 import json
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, Literal, get_args
+
+from ..runtime import home
 
 VERSIONS = {  # of every part that a key names: raised by hand when the part comes to give other weights
     "digits": 1, "mnist": 1, "fashion_mnist": 1, "cifar10": 1, "cifar100": 1, "imagenette": 1,
@@ -27,7 +31,8 @@ ABOVE_ZERO = ("width", "epochs", "batch", "lr", "step", "steps", "target", "temp
 class Recipe:
     """Everything that determines a trained model (Su et al. 2024, section 2; defaults: digits).
 
-    dataset, per_class, test_per_class : the data set; images kept of each class in either split (None: all).
+    dataset, per_class, test_per_class : the data set, by name or by the path of one's own; images kept of each class
+        in either split (None: all).
     architecture, width : network and channels of its first stage (64 in the paper).
     training : "standard", "adversarial" (cross-entropy on attacked batches, Madry et al. 2018) or "trades"
         (CE(clean) + beta KL(clean || attacked), Zhang et al. 2019).
@@ -130,7 +135,9 @@ class Recipe:
         named = {field.name: field.default for field in fields(self) if field.name not in WEIGHTLESS}
         canonical = self.canonical().items()
         changed = {name: value for name, value in canonical if name in named and value != named[name]}
-        raised = {part: VERSIONS[part] for part in self.parts if VERSIONS[part] > 1}
+        if path := own_path(self.dataset):
+            changed["dataset"] = content(path)
+        raised = {part: VERSIONS[part] for part in self.parts if VERSIONS.get(part, 1) > 1}
         return sha256(json.dumps([changed, raised], sort_keys=True).encode()).hexdigest()[:12]
 
     @property
@@ -149,6 +156,26 @@ class Recipe:
         return f"{self.name} · {self.dataset} · {self.architecture} · seed {self.seed}"
 
 
+def own_path(dataset: str) -> Path | None:
+    """Where one's own data set lies, relative to the checkout; None for those known by name."""
+    path = home() / str(dataset)
+    return path if dataset not in choices("dataset") and path.exists() else None
+
+
+def content(path: Path) -> str:
+    """Digest of a data set's files: their names and what is in them."""
+    files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
+    return _content(path, tuple((f, f.stat().st_mtime_ns, f.stat().st_size) for f in files))
+
+
+@cache
+def _content(path: Path, files: tuple) -> str:
+    digest = sha256()
+    for file, *_ in files:
+        digest.update(str(file.relative_to(path)).encode() + sha256(file.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
 def choices(name: str) -> tuple:
     """What a field of a recipe may be; empty where any value of its type will do."""
     kind = next((field.type for field in fields(Recipe) if field.name == name), None)
@@ -157,6 +184,8 @@ def choices(name: str) -> tuple:
 
 def _checked(name: str, value: Any, kind: Any) -> Any:
     """The value as its field's type: an int may stand for a float, nothing else for anything else."""
+    if name == "dataset" and type(value) is str and own_path(value):
+        return value
     if (known := choices(name)) and value not in known:
         raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(known)}")
     if kind is float and type(value) is int:

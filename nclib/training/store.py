@@ -6,12 +6,15 @@ stale perturbations where a recipe asks for them, and, written last, ``recipe.js
 """
 
 import copy
+import inspect
 import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
+from hashlib import sha256
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +23,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from ..compute import Compute, choose
-from ..data import Dataset, load
+from ..data import Dataset, dataset, load, subset
 from ..evidence.provenance import environment
 from ..measures.history import history
 from ..measures.layers import outputs
@@ -48,6 +51,7 @@ class Run:
     path: Path
     origin: dict
     root: Path
+    own: dict = field(default_factory=dict)  # data and model that stood for the recipe's
 
     @cached_property
     def history(self) -> pd.DataFrame:
@@ -109,7 +113,7 @@ class Run:
         if all(map(self.has, self.epochs)):
             return self
         log(f"{self.recipe.label}: snapshots did not travel with this network; it is trained here")
-        return fit(self.recipe, self.root, str(self.device), shipped=False)
+        return fit(self.recipe, self.root, str(self.device), shipped=False, **self.own)
 
     def stale(self, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
         """Labels (N,), features (N, d) and logits (N, C) of the perturbations made during a kept epoch.
@@ -123,22 +127,41 @@ class Run:
         return kept["labels"], kept["features"], kept["logits"]
 
 
-def fit(recipe: Recipe, root: str | Path | None = None, device: str | None = None, shipped: bool | None = None) -> Run:
+def fit(
+    recipe: Recipe,
+    root: str | Path | None = None,
+    device: str | None = None,
+    shipped: bool | None = None,
+    data=None,
+    model: nn.Module | None = None,
+) -> Run:
     """Train what the recipe says, or go on with it, or load it: ``root`` (default ``runs``) holds every run once.
 
     ``device`` is CUDA where there is one. A network that travels with the book is loaded where none is kept here,
     unless ``shipped`` is False or NCLIB_FRESH is set. Two processes that ask for one recipe train it once. A killed run
     goes on from its last state and ends, on a CPU, bit for bit where an uninterrupted one does. Damaged files are named
-    and not used. Raises ValueError for bad data choices, FileNotFoundError for missing data files, FloatingPointError
+    and not used.
+
+    ``data``: one's own, a ``Dataset`` or what ``nclib.dataset`` takes, as a pair (train, test) of splits; ``model``: a
+    network of one's own, any ``nn.Module`` from pixels to logits, which is copied and not changed. They stand for the
+    recipe's data set and architecture; a run is kept under their content too, so that nothing is mistaken.
+
+    Raises ValueError for bad data choices, FileNotFoundError for missing data files, FloatingPointError
     (naming epoch, step and learning rate) when the loss stops being finite, OSError when the disk is full.
     """
-    data = load(recipe.dataset, per_class=recipe.per_class, test_per_class=recipe.test_per_class)
+    given, own = {"data": data, "model": model}, content(data, model)
+    if data is None:
+        data = load(recipe.dataset, per_class=recipe.per_class, test_per_class=recipe.test_per_class)
+    else:
+        data = subset(data if isinstance(data, Dataset) else dataset(*data), recipe.per_class, recipe.test_per_class)
+    if model is not None and recipe.head != "linear":
+        raise ValueError(f"a model of your own has its own head: head must be 'linear', not {recipe.head!r}")
     compute, root = choose(recipe.precision, device, data.shape[-1]), Path(root or home() / "runs")
     data = data.to(compute.device)
-    model = compute.lay_out(network(recipe, data))
-    path = find(recipe, compute.name, root, shipped)
+    model = compute.lay_out(network(recipe, data) if model is None else copy.deepcopy(model))
+    path = find(recipe, compute.name, root, shipped, own)
     if path is None:
-        path = root / f"{recipe.key}-{compute.name}"
+        path = root / f"{recipe.key}{own}-{compute.name}"
         path.mkdir(parents=True, exist_ok=True)
         with alone(path / "lock", recipe.label):
             wrong = checkpoint.fault(recipe, path)  # looked at again: another process may have trained it meanwhile
@@ -150,21 +173,39 @@ def fit(recipe: Recipe, root: str | Path | None = None, device: str | None = Non
     model.load_state_dict(load_file(path / "model.safetensors"))
     if root == home() / "runs":
         note_use(path.name)
-    return Run(recipe, model.eval(), data, path, json.loads((path / RECORD).read_text()), root)
+    return Run(recipe, model.eval(), data, path, json.loads((path / RECORD).read_text()), root, given)
 
 
-def find(recipe: Recipe, dtype: str, root: Path, shipped: bool | None = None) -> Path | None:
+def find(recipe: Recipe, dtype: str, root: Path, shipped: bool | None = None, own: str = "") -> Path | None:
     """The folder of a finished run: here before there, in the dtype that fits the device, or was asked for, first."""
     shipped = not os.environ.get("NCLIB_FRESH") if shipped is None else shipped
     dtypes = sorted(("float32", "bfloat16"), key=lambda name: name != dtype)
     asked = dtypes if recipe.precision == "auto" else [recipe.precision]
     places = [root, *(sorted((home() / "results").glob("*/networks")) if shipped else [])]
-    for path in (place / f"{recipe.key}-{name}" for place in places for name in asked):
+    for path in (place / f"{recipe.key}{own}-{name}" for place in places for name in asked):
         if not (wrong := checkpoint.fault(recipe, path)):
             return path
         if wrong != checkpoint.UNFINISHED and path.parent != root:
             log(f"{path / wrong} is damaged or missing: this network is not used")
     return None
+
+
+def content(data, model: nn.Module | None) -> str:
+    """What a folder's name adds for data and a network of one's own: a digest of every image, label, weight and of the
+    network's source. Empty where there are none."""
+    if data is None and model is None:
+        return ""
+    digest = sha256()
+    if data is not None:
+        data = data if isinstance(data, Dataset) else dataset(*data)
+        for tensor in (*data.train, *data.test):
+            digest.update(str(tuple(tensor.shape)).encode() + tensor.cpu().contiguous().numpy().tobytes())
+    if model is not None:
+        digest.update(repr(model).encode() + save(checkpoint.weights(model)))
+        for kind in sorted({type(m) for m in model.modules()}, key=str):
+            with suppress(OSError, TypeError):  # a class typed into a prompt has no source
+                digest.update(inspect.getsource(kind).encode())
+    return f"+{digest.hexdigest()[:10]}"
 
 
 def fit_all(recipes: Sequence[Recipe], root: str | Path | None = None, jobs: int | None = None) -> list[Run]:

@@ -379,6 +379,21 @@ def test_a_page_takes_its_parameters_and_nothing_else_from_a_notebooks_variables
     assert nc.page("mine", variables).parameters == {"profile": "digits", "epsilon": 0.2, "seeds": [1], "other": 3}
 
 
+def test_what_bare_papermill_injects_is_checked(checkout):
+    """It warns of an unknown name and goes on; the chapters' second cell does not."""
+    usual = {"profile": "digits", "epsilon": 0.2, "seeds": [1]}
+    injected = {"In": ["", "epsilon = 0.2", '# Parameters\nepsilon = "8/255"\n'], "epsilon": "8/255"}
+    variables = usual | injected
+    assert nc.page("mine", variables).parameters["epsilon"] == 8 / 255 == variables["epsilon"]
+    typo = usual | {"In": ["# Parameters\nepsilom = 0.1\n"], "epsilom": 0.1}
+    with pytest.raises(ValueError, match="mine: unknown parameter 'epsilom'; choose from epsilon, profile, seeds"):
+        nc.page("mine", typo)
+    with pytest.raises(ValueError, match="mine: epsilon must be float, not 'big'"):
+        nc.page("mine", usual | {"epsilon": "big"})
+    own = usual | {"In": ["x = 1"], "x": 1}  # what a reader defines is nobody's business
+    assert "x" not in nc.page("mine", own).parameters
+
+
 def test_records_of_other_parameters_lie_in_a_folder_of_their_own(checkout, monkeypatch):
     monkeypatch.delenv("NCLIB_RECORDS", raising=False)
     usual = {"profile": "digits", "epsilon": 0.2, "seeds": [1]}

@@ -275,6 +275,13 @@ def relabelled(shift: int, n: int = 40) -> nc.View:
     return nc.View("targeted", view().images, view().labels[:n] + shift, split="test")
 
 
+def relu_between() -> torch.nn.Module:
+    """Two layers of one width, of which the second enters the head."""
+    torch.manual_seed(0)
+    flat, wide = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 16)), torch.nn.Linear(16, 16)
+    return torch.nn.Sequential(flat, torch.nn.ReLU(), wide, torch.nn.Linear(16, 4))
+
+
 ERRORS = {
     "no views": (lambda: nc.propagate(network(), []), "no views"),
     "no views, collapse": (lambda: nc.collapse(network(), []), "no views"),
@@ -318,7 +325,15 @@ ERRORS = {
     "empty class": (lambda: nc.propagate(network(), [view()], num_classes=5), "layer pixels: no samples of class 4"),
     "layer that does not feed the head": (
         lambda: nc.collapse(network(), [view()], layer="stem"),
-        r"layer stem: weight of shape \(4, 16\), expected \(4, 256\)",
+        "head 'head' does not make the logits of layer 'stem'",
+    ),
+    "layer of the head's width that does not feed it": (
+        lambda: nc.collapse(relu_between(), [view()], layer="0", head="3"),
+        "head '3' does not make the logits of layer '0'",
+    ),
+    "no linear layer makes the logits": (
+        lambda: nc.collapse(torch.nn.Sequential(network(), torch.nn.Softmax(1)), [view()]),
+        "no linear layer of this Sequential gives its logits: name it",
     ),
     "ncc_head of no stage": (
         lambda: nc.ncc_head(network(), "conv", None),
@@ -358,3 +373,48 @@ def test_propagate_at_full_width_needs_little_memory_and_no_more_for_more_sample
     before, few, many = map(float, ran.stdout.split())  # megabytes
     assert few - before < 400  # one d x d float32 matrix of the stem would be 17,000
     assert many - few < 40  # the activations of 88 more images would be 110
+
+
+@pytest.mark.parametrize("make", [
+    lambda tv: tv.vit_b_16(num_classes=4, image_size=32), lambda tv: tv.densenet121(num_classes=4),
+    lambda tv: tv.resnet18(num_classes=4),
+], ids=["vit", "densenet", "resnet"])  # fmt: skip
+def test_the_classifier_of_a_network_from_elsewhere_is_found_by_itself(make):
+    """What is measured is what enters it: the class token, pooled and normalised maps."""
+    import torchvision.models as tv
+
+    torch.manual_seed(0)
+    model = make(tv).eval()
+    images, labels = torch.rand(12, 3, 32, 32), torch.arange(12) % 4
+    head = next(m for m in reversed(list(model.modules())) if isinstance(m, torch.nn.Linear))
+    torch.nn.init.normal_(head.weight)  # torchvision's ViT starts at zero
+    heard = []
+    head.register_forward_pre_hook(lambda _, given: heard.append(given[0]))
+    with torch.no_grad():
+        model(images)
+    table = nc.collapse(model, [nc.View("clean", images, labels)]).set_index("measure").value
+    direct = nc.measure(heard[0], labels, head.weight, head.bias)
+    assert table["nc1"] == pytest.approx(direct["nc1"], rel=1e-4) and table["nc3"] == pytest.approx(
+        direct["nc3"], rel=1e-4
+    )
+    torch.testing.assert_close(nc.features(model, images), heard[0], rtol=1e-4, atol=1e-4)
+
+
+def test_a_compiled_model_is_measured_as_it_was():
+    model = network()
+    wrapped = torch.compile(model, backend="eager")
+    for measured in (nc.collapse, nc.propagate):
+        assert measured(wrapped, [view()]).equals(measured(model, [view()]))
+
+
+def test_measures_and_adaptive_attacks_know_no_tf32(monkeypatch):
+    """On CUDA, float32 convolutions run in TF32 unless told otherwise: ten bits of mantissa."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    seen, model = [], network()
+    model.head.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    one = view()
+    nc.collapse(model, [one])
+    nc.propagate(model, [one])
+    nc.features(model, one.images)
+    nc.robust_accuracy(model, nc.pixels(one.images), one.labels, epsilon=0.1, steps=1, targets=1)
+    assert seen and not any(seen) and torch.backends.cudnn.allow_tf32

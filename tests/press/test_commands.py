@@ -56,6 +56,24 @@ def test_a_profile_may_be_for_some_chapters_alone(refused, house, monkeypatch):
     assert "unknown chapter 'colapse'; choose one of" in refused("book", "--profile", "mine")
 
 
+@pytest.mark.parametrize("text, words", [
+    ("epochs: [3", "profile mine is not YAML"), ("- epochs", "profile mine must be lines of 'name: value'"),
+    ("epsilon: 8/x", "epsilon must be float, not '8/x'"), ("epsilon: 1/0", "epsilon must be float, not '1/0'"),
+])  # fmt: skip
+def test_a_profile_that_cannot_be_read_gets_one_line(refused, house, text, words):
+    (house / "profiles" / "mine.yml").write_text(text)
+    said = refused("book", "--profile", "mine")
+    assert words in said and "\n" not in said.strip()
+
+
+def test_fractions_powers_and_none_are_what_they_say(house, monkeypatch):
+    monkeypatch.setenv("NCLIB_HOME", str(house))
+    (house / "profiles" / "mine.yml").write_text("epsilon: 8/255\nstep: 1e-3\nper_class: None\n")
+    read = profiles.read_profile("mine")
+    assert read == {"epsilon": 8 / 255, "step": 1e-3, "per_class": None, "profile": "mine"}
+    assert profiles.parameters("attacks", "mine", {})["epsilon"] == 8 / 255
+
+
 def test_the_command_line_passes_a_refusal_on(house):
     done = command(house, "book", "--profile", "digitz")
     assert done.returncode == 1 and done.stderr.startswith("unknown profile 'digitz'; choose one of")

@@ -1,0 +1,91 @@
+"""Auto-PGD and Square: the ball, the algorithm's own rules, and AutoAttack as a witness."""
+
+import pytest
+import torch
+from conftest import accuracy
+from torch import Generator, nn
+
+import nclib as nc
+from nclib.attacks.apgd import checkpoints
+
+BALLS = [("linf", 0.2), ("l2", 1.0)]
+
+
+def seeded(seed=0) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+def sized(delta, norm):
+    return delta.flatten(1).abs().amax(1) if norm == "linf" else delta.flatten(1).double().norm(dim=1)
+
+
+@pytest.fixture(scope="module")
+def net(trained):
+    return trained, *nc.load("digits", test_per_class=8).test
+
+
+@pytest.mark.parametrize("norm, epsilon", BALLS)
+@pytest.mark.parametrize("attack", ["apgd", "targeted", "square"])
+def test_the_ball_and_the_box_are_kept_and_the_model_is_left_alone(net, norm, epsilon, attack):
+    model, x, y = net
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    model.train()
+    if attack == "square":
+        x_adv = nc.square(model, x, y, epsilon, queries=100, norm=norm, generator=seeded())
+    else:
+        targets = (y + 1) % 10 if attack == "targeted" else None
+        x_adv = nc.apgd(model, x, y, epsilon, steps=10, norm=norm, targets=targets, generator=seeded())
+    assert model.training and all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    model.eval()
+    assert sized(x_adv - x, norm).max() <= epsilon + 1e-6 and x_adv.min() >= 0 and x_adv.max() <= 1
+    assert accuracy(model, x_adv, y) < accuracy(model, x, y) - 0.2
+    again = nc.apgd(model, x, y, epsilon, steps=10, norm=norm, generator=seeded(1))
+    assert torch.equal(again, nc.apgd(model, x, y, epsilon, steps=10, norm=norm, generator=seeded(1)))
+
+
+def test_checkpoints_are_the_papers():
+    """22 % of all steps, then spans that shrink by 3 % of all, down to 6 %."""
+    assert checkpoints(100) == [22, 41, 57, 70, 80, 87, 93, 99, 105]
+
+
+@pytest.mark.parametrize("norm, epsilon", BALLS)
+def test_on_a_linear_model_the_best_point_is_the_closed_forms(norm, epsilon):
+    """The margin of a linear model is largest where the gradient's corner, or direction, meets the ball."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    x, y = torch.full((5, 1, 8, 8), 0.5), torch.zeros(5, dtype=torch.int64)
+    nn.init.constant_(model[1].bias[:1], 100.0)  # nothing is fooled, so every step is made
+    w = model[1].weight[1] - model[1].weight[0]
+    best = epsilon * (w.sign() if norm == "linf" else w / w.norm())
+    x_adv = nc.apgd(model, x, y, epsilon, steps=60, norm=norm, loss="margin", generator=seeded())
+    gained = ((x_adv - x).flatten(1) @ w).mean()
+    torch.testing.assert_close(gained, best @ w, rtol=2e-3, atol=0)
+
+
+def test_the_step_is_halved_where_a_larger_one_overshoots():
+    """A narrow peak within a wide ball: a fixed step of a quarter of the ball circles it."""
+    peak = torch.full((1, 1, 8, 8), 0.5) + 0.03 * torch.randn(1, 1, 8, 8, generator=seeded())
+    model = lambda a: torch.stack([(a - peak).square().flatten(1).sum(1) + 1, torch.zeros(len(a))], 1)  # noqa: E731
+    x, y = torch.full((4, 1, 8, 8), 0.5), torch.zeros(4, dtype=torch.int64)
+    loss = lambda a: float(model(a)[:, 0].mean() - 1)  # noqa: E731
+    fixed = loss(nc.pgd(model, x, y, epsilon=0.3, steps=60, loss="margin", generator=seeded()))
+    adaptive = loss(nc.apgd(model, x, y, epsilon=0.3, steps=60, loss="margin", generator=seeded()))
+    assert adaptive < fixed / 20
+
+
+def test_more_queries_never_give_a_point_back(net):
+    model, x, y = net
+    few, many = (nc.square(model, x, y, 0.2, queries=q, generator=seeded()) for q in (1, 150))
+    assert accuracy(model, many, y) <= accuracy(model, few, y) < accuracy(model, x, y) + 1e-9
+
+
+@pytest.mark.parametrize("norm, epsilon", BALLS)
+def test_robust_accuracy_is_not_above_autoattacks(net, norm, epsilon):
+    """The authors' own code as the witness, at a budget that leaves something standing."""
+    pyautoattack = pytest.importorskip("pyautoattack")
+    model, x, y = net
+    epsilon /= 3
+    ours = nc.robust_accuracy(model, x, y, epsilon, norm, generator=seeded())
+    rival = pyautoattack.AutoAttack(model, norm=norm.replace("l", "L"), eps=epsilon, seed=0)
+    theirs = accuracy(model, rival.run_standard_evaluation(x, y)[0], y)
+    assert theirs > 0.05 and ours <= theirs + 1 / len(y)
