@@ -42,6 +42,12 @@ def _sweep(asked: Namespace) -> int | None:
     return sweep.run(many, asked.engine, asked.jobs, asked.address, asked.select)
 
 
+def _doctor() -> str:
+    from .doctor import report  # here, as it waits for torch
+
+    return report()
+
+
 COMMANDS = {  # name -> what it is for, and what it does; a number is the exit code
     "run": ("execute one chapter", _run),
     "book": ("execute every chapter and render the site", lambda asked: print(book.make(asked.profile, asked.jobs))),
@@ -49,6 +55,7 @@ COMMANDS = {  # name -> what it is for, and what it does; a number is the exit c
     "compare": ("two runs side by side, in _build/compare", lambda asked: print(compare.write_page(asked.a, asked.b))),
     "exercises": ("write chapters without solutions", lambda _: print(*exercises.write_copies(), sep="\n")),
     "pdf": ("print a finished book: _build/<profile>/book.pdf", lambda asked: print(pdf.print_book(asked.profile))),
+    "doctor": ("what this machine and this checkout are", lambda _: print(_doctor())),
     "sweep": ("execute a grid of runs, here or on a Ray cluster", _sweep),
 }
 

@@ -1,6 +1,7 @@
 """What a command refuses, in one line and before any work, and what it does not load to do so."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -110,3 +111,12 @@ def test_no_paper_without_a_browser(refused, house, monkeypatch):
     (house / "_build" / "smoke" / "site").mkdir(parents=True)
     monkeypatch.setenv("PATH", "/no/such/place")
     assert "no chromium on this machine" in refused("pdf", "--profile", "smoke")
+
+
+def test_the_doctor_says_what_there_is(house):
+    done = command(house, "doctor", CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 0, done.stderr
+    said = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert said["device"].startswith("cpu") and "float32, as images this small" in said["precision"]
+    assert "TF32 off in measuring" in said["switches"] and "1 of" in said["threads"]
+    assert re.search(r"\d+ shipped for digits", said["networks"]) and "torch 2" in said["versions"]

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 
 import pytest
 from conftest import ROOT, command
@@ -67,3 +68,30 @@ def test_a_kit_that_cannot_run_here_says_so_before_any_work(kit):
     (kit / "python").write_text("2.7\n")
     assert "the wheels are for 2.7: set PYTHON, or pack with that one" in run(kit).stderr
     assert not (kit / "code" / ".venv").exists()
+
+
+def gpu(place, minutes="5", **variables):
+    rehearsal = {"CUDA_VISIBLE_DEVICES": "", "PROFILE": "smoke", "SKIP": "tests bench", "PYTHON": sys.executable}
+    words, environment = [ROOT / "kit" / "gpu.sh", minutes, place], os.environ | rehearsal | variables
+    return subprocess.run(words, env=environment, capture_output=True, text=True)
+
+
+def test_a_borrowed_gpu_is_used_as_far_as_time_allows_and_left_with_a_report(tmp_path):
+    """Rehearsed on a CPU, with tiny trainings: four of them, kept; asked again, they are found."""
+    done = gpu(tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = (tmp_path / "report.txt").read_text()
+    names = ["train-standard", "train-adversarial", "train-trades-fixed", "train-trades-published"]
+    assert all(f"{name}: exit 0 after" in said for name in names) and "device     cpu" in said, said
+    kept = {p: p.stat().st_mtime_ns for p in tmp_path.glob("runs/*/model.safetensors")}
+    assert len(kept) == 4 and gpu(tmp_path).returncode == 0
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("runs/*/model.safetensors")} == kept
+
+
+@pytest.mark.parametrize("minutes, variables, words", [
+    ("soon", {}, "MINUTES must be a whole number above 0, not 'soon'"), ("0", {}, "not '0'"),
+    ("1", {"PROFILE": "cifar"}, "no profile 'cifar'"), ("1", {"PYTHON": "/no/python"}, "has no torch"),
+])  # fmt: skip
+def test_a_borrowed_gpu_is_not_wasted_on_a_wrong_word(tmp_path, minutes, variables, words):
+    done = gpu(tmp_path, minutes, **variables)
+    assert done.returncode == 1 and words in done.stderr and not (tmp_path / "report.txt").exists()
