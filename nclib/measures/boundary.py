@@ -12,33 +12,32 @@ from .history import COLUMNS, through
 
 VERSION = 1  # raised by hand when ``minimal_epsilon`` comes to give other values
 LOSSES = ("ce", "dlr")
+DECADES = 4  # budgets are looked for from 1e-4 of the box to all of it
 
 
-def minimal_epsilon(
-    model, x: Tensor, y: Tensor, most: float, norm: str = "linf", steps: int = 10, halvings: int = 7
-) -> Tensor:
-    """The smallest budget at which one of several attacks fools a model, by bisection: (N,), in pixel units.
+def minimal_epsilon(model, x: Tensor, y: Tensor, norm: str = "linf", steps: int = 10, halvings: int = 9) -> Tensor:
+    """The smallest budget at which one of several attacks fools a model: (N,), in pixel units.
 
-    model : pixels (N, C, H, W) in [0, 1] to logits. PGD from x, with steps of a quarter of the budget, of cross-entropy
-    on logits of a fixed range and of DLR; the smaller budget counts. 0 where the model errs on x itself; ``most`` where
-    it withstands ``most``. To within most / 2 ** halvings, and, as no attack is perfect, an upper bound. Errors as in
-    ``pgd``; ValueError where ``most`` is not above 0.
+    model : pixels (N, C, H, W) in [0, 1] to logits. Bisection of log epsilon over four decades, up to the whole box
+    (1 in l-infinity, the root of the number of pixels in l2). At each budget PGD from x, with steps of a quarter of it,
+    of cross-entropy on logits of a fixed range and of DLR; the smaller budget counts. 0 where the model errs on x
+    itself, the whole box where nothing fools it. Nine halvings are good to 2 %; as no attack is perfect, it is an upper
+    bound. Errors as in ``pgd``.
     """
-    check_attack(most, norm)
-    if not most > 0:
-        raise ValueError(f"most must be above 0, not {most}")
+    check_attack(1.0, norm, steps=steps)
     scaled = unit_logits(model)
     with in_mode(model, "eval"):
-        found = [_bisected(scaled, x, y, most, norm, steps, halvings, loss) for loss in LOSSES]
+        found = [_bisected(scaled, x, y, norm, steps, halvings, loss) for loss in LOSSES]
         with torch.no_grad():
             right = model(x).argmax(1) == y
     return torch.stack(found).amin(0) * right
 
 
-def _bisected(model, x: Tensor, y: Tensor, most: float, norm: str, steps: int, halvings: int, loss: str) -> Tensor:
-    low, high = x.new_zeros(len(x)), x.new_full((len(x),), most)
+def _bisected(model, x: Tensor, y: Tensor, norm: str, steps: int, halvings: int, loss: str) -> Tensor:
+    high = x.new_full((len(x),), 1.0 if norm == "linf" else x[0].numel() ** 0.5)
+    low = high / 10**DECADES
     for _ in range(halvings):
-        middle = (low + high) / 2
+        middle = (low * high).sqrt()
         moved = pgd(model, x, y, middle, middle / 4, steps, norm, loss=loss, start=None)
         with torch.no_grad():
             fooled = model(moved).argmax(1) != y
@@ -46,21 +45,21 @@ def _bisected(model, x: Tensor, y: Tensor, most: float, norm: str, steps: int, h
     return high
 
 
-def boundary(run, most: float, norm: str = "linf", steps: int = 10, per_class: int = 10) -> pd.DataFrame:
+def boundary(run, norm: str = "linf", steps: int = 10, per_class: int = 5) -> pd.DataFrame:
     """The median of ``minimal_epsilon`` at every kept epoch of a run, on the first test images of each class.
 
     One row per epoch, measured once and kept beside the run as ``history`` is. Errors as in ``minimal_epsilon``.
     """
-    check_attack(most, norm)
-    settings = {"version": VERSION, "measure": "minimal_epsilon", "most": most, "norm": norm, "steps": steps}
-    settings |= {"per_class": per_class, "test_per_class": run.recipe.test_per_class, "dtype": run.dtype}
+    check_attack(1.0, norm, steps=steps)
+    settings = {"version": VERSION, "measure": "minimal_epsilon", "norm": norm, "steps": steps, "per_class": per_class}
+    settings |= {"test_per_class": run.recipe.test_per_class, "dtype": run.dtype}
     return through(run, settings, _median)
 
 
 def _median(run, epoch: int, settings: dict) -> pd.DataFrame:
     images, labels = run.data.test
     each = [(labels == c).nonzero()[: settings["per_class"], 0] for c in range(run.data.num_classes)]
-    some, options = torch.cat(each), {name: settings[name] for name in ("most", "norm", "steps")}
-    found = minimal_epsilon(run.loaded(epoch), pixels(images[some]), labels[some], **options)
+    some = torch.cat(each)
+    found = minimal_epsilon(run.loaded(epoch), pixels(images[some]), labels[some], settings["norm"], settings["steps"])
     row = (epoch, "test", "clean", "minimal_epsilon", float(found.median()))
     return pd.DataFrame([row], columns=COLUMNS)
