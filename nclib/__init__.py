@@ -26,8 +26,9 @@ _PLACES = {  # public name -> its module, and its name there
     "collapse": "measures.layers:collapse", "propagate": "measures.layers:propagate",
     "features": "measures.layers:features", "first_pass": "measures.layers:first_pass",
     "layer_names": "measures.layers:layer_names", "ncc_head": "measures.layers:ncc_head",
-    "history": "measures.history:history", "page": "evidence.pages:page", "glue": "evidence.pages:glue",
-    "records": "evidence.records", "ledger": "evidence.ledger", "figures": "figures",
+    "history": "measures.history:history", "boundary": "measures.boundary:boundary",
+    "minimal_epsilon": "measures.boundary:minimal_epsilon", "page": "evidence.pages:page",
+    "glue": "evidence.pages:glue", "records": "evidence.records", "ledger": "evidence.ledger", "figures": "figures",
 }  # fmt: skip
 __all__ = list(_PLACES)
 

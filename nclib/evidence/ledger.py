@@ -73,7 +73,7 @@ def coloured(table: pd.DataFrame, columns: list[str]):
 def as_markdown(records: pd.DataFrame) -> str:
     """A box per claim, labelled claim-<id>: its rule, and per profile the measured figures and the verdict.
 
-    The claim's companion stands below it.
+    The claim's companions stand below it.
     """
     out, table, beside = [], judged(records), judged(records, COMPANIONS)
     ways = {claim.id: claim.right_way for claim in CLAIMS}
@@ -87,11 +87,10 @@ def as_markdown(records: pd.DataFrame) -> str:
         out.append(f"Holds when {first.rule}. See [the figure](#{first.figure}).\n")
         out.append(f"Points the right way when: {ways[claim]}.\n")
         out += [_line(row) for row in rows.itertuples()]
-        companion = beside[beside.id == claim]
-        for row in companion.itertuples():
-            if row.Index == companion.index[0]:
-                out.append(f"\n*Companion: {row.claim}*, when {row.rule}. See [the figure](#{row.figure}).\n")
-            out.append(_line(row))
+        for text, companion in beside[beside.id == claim].groupby("claim", sort=False):
+            one = companion.iloc[0]
+            out.append(f"\n*Companion: {text}*, when {one.rule}. See [the figure](#{one.figure}).\n")
+            out += [_line(row) for row in companion.itertuples()]
         out.append(":::\n")
     return "\n".join(out)
 

@@ -1,7 +1,7 @@
 """Collapse through a training: the kept weights of a run, measured epoch by epoch. Trains nothing."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from io import StringIO
 from pathlib import Path
@@ -34,26 +34,34 @@ def history(run, views: Sequence[str] | None = None, split: str | None = None, *
         settings["attack"] = {}
     elif "untargeted" in names and "train" in settings["splits"]:
         settings["perturbations"] = run.recipe.perturbations
-    settings["weights"] = run.origin["sha256"]["model.safetensors"]
-    name = f"{sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]}.csv"
-    beside, here = run.path / "measures", run.root / run.path.name / "measures"
-    table = max((_kept(folder / name, settings) for folder in (beside, here)), key=len)
-    if left := [epoch for epoch in run.epochs if epoch not in set(table.epoch)]:
-        if not all(map(run.has, left)):
-            return history(run.whole(), views, split, **attack)
-        table = _measured_and_kept(run, settings, here / name)
+    table = through(run, settings, _measured)
     seconds = [(epoch, "train", "clean", "seconds", run.origin["seconds"][str(epoch)]) for epoch in run.epochs]
     return pd.concat([table, pd.DataFrame(seconds, columns=COLUMNS)], ignore_index=True)
 
 
-def _measured_and_kept(run, settings: dict, file: Path) -> pd.DataFrame:
+def through(run, settings: dict, measure: Callable) -> pd.DataFrame:
+    """``measure(run, epoch, settings)`` at every kept epoch, in one table of ``COLUMNS``, kept beside the run under its
+    settings (all that decides a value, a version among them) and not measured twice."""
+    settings = settings | {"weights": run.origin["sha256"]["model.safetensors"]}
+    name = f"{sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]}.csv"
+    beside, here = run.path / "measures", run.root / run.path.name / "measures"
+    table = max((_kept(folder / name, settings) for folder in (beside, here)), key=len)
+    if left := [epoch for epoch in run.epochs if epoch not in set(table.epoch)]:
+        whole = run if all(map(run.has, left)) else run.whole()
+        if whole is not run:
+            return through(whole, settings, measure)
+        table = _measured_and_kept(run, settings, measure, here / name)
+    return table
+
+
+def _measured_and_kept(run, settings: dict, measure: Callable, file: Path) -> pd.DataFrame:
     """Every kept epoch measured, each put on disk as soon as it is; what another process has done is not done again."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with alone(file.with_suffix(".lock"), run.recipe.label):
         table = _kept(file, settings)
         left = [epoch for epoch in run.epochs if epoch not in set(table.epoch)]
         for epoch in progress(left, f"{run.recipe.label}: measures", len(left)):
-            table = pd.concat([t for t in (table, _measured(run, epoch, settings)) if len(t)], ignore_index=True)
+            table = pd.concat([t for t in (table, measure(run, epoch, settings)) if len(t)], ignore_index=True)
             write_sealed(file, settings, table.to_csv(index=False))
     return table
 

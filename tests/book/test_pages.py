@@ -17,7 +17,7 @@ from press import profiles
 pytestmark = pytest.mark.expensive
 
 
-CHAPTERS = ["collapse", "attacks", "adversarial-training", "layers"]
+CHAPTERS = ["collapse", "attacks", "adversarial-training", "released", "layers"]
 
 
 @pytest.fixture
@@ -95,7 +95,8 @@ def test_recorded_profiles_get_twins_linked_both_ways_and_a_column_in_the_ledger
     assert "digits" in recorded
     boxes = (html / "ledger.html").read_text()
     for profile in recorded:
-        for chapter in CHAPTERS:
+        pages = ROOT / "results" / profile / "pages"
+        for chapter in (name for name in CHAPTERS if (pages / f"{name}.ipynb").exists()):
             assert f'href="{profile}/{chapter}.html"' in (html / f"{chapter}.html").read_text()
             twin = (html / profile / f"{chapter}.html").read_text()
             assert f'href="../{chapter}.html"' in twin and f'id="{profile}-fig-' in twin

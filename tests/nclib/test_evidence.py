@@ -217,6 +217,52 @@ def test_the_papers_thresholds_have_not_moved():
     assert {claim: found[claim] for claim in SPECIFIED} == SPECIFIED
 
 
+OURS = {
+    "D2": "≤ 0.5, ≥ 0.75, ≤ 1.25", "D3": "≤ 0.5, ≥ 0.02", "D5": "≥ 0.7, ≥ 0.8, ≥ 3, ≤ 1.5", "D7": "≤ 15, ≥ 2, ≥ 1.5",
+    "D8": "≥ 30, ≥ 0.6, ≤ 10",
+}  # fmt: skip
+
+
+def test_our_own_thresholds_have_not_moved_either():
+    found = {c.id: ", ".join(f"{x.comparison} {x.threshold:g}" for x in c.conditions) for c in ledger.CLAIMS}
+    assert {claim: found[claim] for claim in OURS} == OURS
+
+
+@pytest.mark.parametrize(
+    "nc1, budget, expected",
+    [(1.0, 0.11, "holds"), (1.0, 0.126, "holds in part"), (1.0, 0.074, "holds in part"), (1.0, 0.04, "fails"),
+     (1.1, 0.1, "holds in part"), (2.1, 0.1, "fails")],
+)  # fmt: skip
+def test_d2_asks_for_collapse_and_a_boundary_that_stays_since_interpolation(nc1, budget, expected):
+    rows = [row("standard", "accuracy", a, epoch=e) for e, a in ((1, 0.9), (4, 0.9995), (8, 1.0))]
+    rows += [row("standard", "nc1", n, epoch=e) for e, n in ((1, 10.0), (4, 2.0), (8, nc1))]
+    rows += [row("standard", "minimal_epsilon", b, split="test", epoch=e) for e, b in ((1, 0.5), (4, 0.1), (8, budget))]
+    assert verdict("D2", rows) == expected
+
+
+def test_d3_counts_the_fall_of_nc1_from_the_last_epoch_before_the_first_drop():
+    nc1, accuracy = {1: 50, 9: 8, 20: 3, 40: 2}, {1: 0.1, 9: 0.3, 20: 0.2, 40: 0.15}
+    rows = [row("adversarial", "nc1", n, "untargeted", epoch=e) for e, n in nc1.items()]
+    rows += [row("adversarial", "accuracy", a, "untargeted", "test", epoch=e) for e, a in accuracy.items()]
+    found = judgement("D3", rows)
+    assert [f.mean for f in found.findings] == pytest.approx([2 / 8, 0.15]) and found.verdict == "holds"
+
+
+def test_the_simplex_in_place_is_asked_of_the_layer_that_knows_most():
+    rows = []
+    for layer, accuracy, angle in (
+        ("pixels", 0.9, 1.0),
+        ("stem", 0.4, 80.0),
+        ("block1", 0.5, 20.0),
+        ("features", 0, 90),
+    ):
+        rows.append(row("standard", "centers_ncc_accuracy", accuracy, "untargeted", "test", layer))
+        rows.append(row("standard", "angle", angle, "untargeted", layer=layer))
+    (claim,) = [c for c in COMPANIONS if c.id == "C8" and "in place" in c.text]
+    found = judge(claim, pd.DataFrame(rows).assign(chapter="layers"))
+    assert found.findings[0].mean == 20 and found.verdict == "holds"
+
+
 def test_a_missing_record_is_not_run_and_never_a_number():
     assert verdict("C1", collapse_rows()[1:]) == "not run"
     assert verdict("C5", [row("adversarial", "nc1", 0.1)]) == "not run"
@@ -437,7 +483,10 @@ def test_committed_records_give_the_verdicts_that_the_committed_ledger_page_show
         for output in cell.get("outputs", [])
         if "text/markdown" in output.get("data", {})
     )
+    assert all(f"{{admonition}} {claim} · " in shown for claim in SPECIFIED)
     for row in table.itertuples():
+        if f"{{admonition}} {row.id} · " not in shown:
+            continue  # a claim younger than that page
         section = shown.split(f"{{admonition}} {row.id} · ")[1].split("\n:::\n")[0]
         assert re.search(rf"- \*{results.name}\*.*: \*\*{row.verdict}\*\*\. {re.escape(row.measured)}", section), row.id
 

@@ -1,0 +1,65 @@
+"""How far away is the decision boundary: the smallest budget that fools a network, image by image, and in training."""
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ..attacks.pgd import check_attack, pgd
+from ..attacks.robust import unit_logits
+from ..data import pixels
+from ..models import in_mode
+from .history import COLUMNS, through
+
+VERSION = 1  # raised by hand when ``minimal_epsilon`` comes to give other values
+LOSSES = ("ce", "dlr")
+DECADES = 4  # budgets are looked for from 1e-4 of the box to all of it
+
+
+def minimal_epsilon(model, x: Tensor, y: Tensor, norm: str = "linf", steps: int = 10, halvings: int = 9) -> Tensor:
+    """The smallest budget at which one of several attacks fools a model: (N,), in pixel units.
+
+    model : pixels (N, C, H, W) in [0, 1] to logits. Bisection of log epsilon over four decades, up to the whole box
+    (1 in l-infinity, the root of the number of pixels in l2). At each budget PGD from x, with steps of a quarter of it,
+    of cross-entropy on logits of a fixed range and of DLR; the smaller budget counts. 0 where the model errs on x
+    itself, the whole box where nothing fools it. Nine halvings are good to 2 %; as no attack is perfect, it is an upper
+    bound. Errors as in ``pgd``.
+    """
+    check_attack(1.0, norm, steps=steps)
+    scaled = unit_logits(model)
+    with in_mode(model, "eval"):
+        found = [_bisected(scaled, x, y, norm, steps, halvings, loss) for loss in LOSSES]
+        with torch.no_grad():
+            right = model(x).argmax(1) == y
+    return torch.stack(found).amin(0) * right
+
+
+def _bisected(model, x: Tensor, y: Tensor, norm: str, steps: int, halvings: int, loss: str) -> Tensor:
+    high = x.new_full((len(x),), 1.0 if norm == "linf" else x[0].numel() ** 0.5)
+    low = high / 10**DECADES
+    for _ in range(halvings):
+        middle = (low * high).sqrt()
+        moved = pgd(model, x, y, middle, middle / 4, steps, norm, loss=loss, start=None)
+        with torch.no_grad():
+            fooled = model(moved).argmax(1) != y
+        low, high = torch.where(fooled, low, middle), torch.where(fooled, middle, high)
+    return high
+
+
+def boundary(run, norm: str = "linf", steps: int = 10, per_class: int = 5) -> pd.DataFrame:
+    """The median of ``minimal_epsilon`` at every kept epoch of a run, on the first test images of each class.
+
+    One row per epoch, measured once and kept beside the run as ``history`` is. Errors as in ``minimal_epsilon``.
+    """
+    check_attack(1.0, norm, steps=steps)
+    settings = {"version": VERSION, "measure": "minimal_epsilon", "norm": norm, "steps": steps, "per_class": per_class}
+    settings |= {"test_per_class": run.recipe.test_per_class, "dtype": run.dtype}
+    return through(run, settings, _median)
+
+
+def _median(run, epoch: int, settings: dict) -> pd.DataFrame:
+    images, labels = run.data.test
+    each = [(labels == c).nonzero()[: settings["per_class"], 0] for c in range(run.data.num_classes)]
+    some = torch.cat(each)
+    found = minimal_epsilon(run.loaded(epoch), pixels(images[some]), labels[some], settings["norm"], settings["steps"])
+    row = (epoch, "test", "clean", "minimal_epsilon", float(found.median()))
+    return pd.DataFrame([row], columns=COLUMNS)
