@@ -11,7 +11,7 @@ from ..compute import Compute
 from ..data import Dataset, Split, pixels
 from ..losses import focal, kl, squared
 from ..models import build, in_mode, unit_rows_
-from .recipe import Recipe
+from .recipe import DECAYED, Recipe
 
 
 def network(recipe: Recipe, data: Dataset) -> nn.Sequential:
@@ -64,8 +64,8 @@ def objective(recipe: Recipe, logits: Tensor, y: Tensor) -> Tensor:
 
 
 def decay(recipe: Recipe, model: nn.Module, features: Tensor) -> Tensor | float:
-    """What the "decayed" head adds: head_decay / 2 times the squared lengths of its rows and of a batch's features."""
-    if recipe.head != "decayed":
+    """What the heads in ``DECAYED`` add: head_decay / 2 times the squared lengths of rows and of a batch's features."""
+    if recipe.head not in DECAYED:
         return 0.0
     return recipe.head_decay / 2 * (model.head.weight.square().sum() + _single(features).square().sum())
 
