@@ -109,7 +109,7 @@ def read(file: Path) -> pd.DataFrame:
         if (real := Recipe(**fields).key) != key:
             raise ValueError(f"{file}: refused, the recipe given for key {key} has key {real}")
     frame = pd.read_csv(file, dtype={"recipe": str})
-    if unknown := set(frame.recipe) - set(origin["recipes"]):
+    if unknown := set(frame.recipe.dropna()) - set(origin["recipes"]):  # what needs no network has no recipe
         raise ValueError(f"{file}: refused, no recipe given for key {sorted(unknown)[0]}")
     if strange := set(frame.profile) - {origin["name"]}:
         raise ValueError(f"{file}: refused, rows of {sorted(strange)[0]!r} in a page named {origin['name']!r}")
