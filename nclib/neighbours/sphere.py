@@ -17,7 +17,7 @@ from ..measures.exact import measure
 from ..measures.simplex import simplex_gap
 
 UNIT = 1e-6  # rows may miss length 1 by this much
-HALVINGS, PATIENCE = 60, 50  # of one step; iterations
+HALVINGS, PATIENCE = 60, 100  # of one step; iterations
 Loss = Callable[[Tensor], Tensor]  # X (..., K + N, d) to one value for each start, (...)
 
 

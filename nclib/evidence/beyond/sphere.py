@@ -63,8 +63,8 @@ N3 = Claim("N3", "Every other critical point is a strict saddle: all classes at 
            "fig-sphere-saddle", (
     at_most("|λ_min − closed form|, all equal", of(POINTS, "lowest_gap", view="all equal"), 1e-6, way=1e-3),
     at_most("|gradient|, merged", of(POINTS, "gradient", view="merged"), 1e-8, way=1e-3),
-    Condition("λ_min, merged", of(POINTS, "lowest", view="merged"), "<", 0, "below the all-equal point's half",
-              lambda v: v(POINTS, "lowest", view="merged") < v(POINTS, "lowest", view="all equal") / 2),
+    Condition("λ_min, merged", of(POINTS, "lowest", view="merged"), "<", 0, "below zero",
+              lambda v: v(POINTS, "lowest", view="merged") < 0),
     at_least("λ_min / λ_max at collapse", of(POINTS, "lowest_share", view="collapse"), -1e-8, way=-1e-8),
 ))  # fmt: skip
 
