@@ -26,9 +26,8 @@ def tangent(X: torch.Tensor, seed: int = 1) -> torch.Tensor:
 
 
 def end(f, X, **options):
-    for X, value in descent(f, X, **options):
-        pass
-    return X, value
+    *_, last = descent(f, X, **options)
+    return last
 
 
 SMALL = Spheres(num_classes=4, d=6, n=2, tau=3.0)
@@ -248,7 +247,7 @@ def test_the_epoch_of_passing_is_that_of_the_slowest_seed():
     late = [("net", "nc1", value, "clean", "train", 2, epoch) for epoch, value in ((1, 1.0), (4, 0.2), (10, 0.05))]
     assert passed(table(*rows[:1], *rows[2:]), "base", "nc1", "net") == 0.4
     assert passed(table(*rows, *late), "base", "nc1", "net") == 1.0
-    never = [row[:2] + (0.2,) + row[3:] for row in late]
+    never = [(*row[:2], 0.2, *row[3:]) for row in late]
     assert passed(table(*rows, *never), "base", "nc1", "net") == NEVER
 
 
@@ -269,7 +268,7 @@ def test_leaps_are_asked_for_at_the_smallest_budget_that_fools_enough():
     for budget, fooled, angle in (("epsilon 0.15", 0.6, 3.0), ("epsilon 0.05", 0.1, 30.0), ("epsilon 0.1", 0.2, 10.0)):
         rows += [("net", "fooled", fooled, budget, "test", 1, 5), ("net", "leap_angle", angle, budget, "test", 1, 5)]
     assert at_enough("leap_angle", "net")(table(*rows)) == 10.0
-    with pytest.raises(KeyError, match="no budget fools 0.2"):
+    with pytest.raises(KeyError, match=r"no budget fools 0\.2"):
         at_enough("leap_angle", "net")(table(*rows[2:4]))
 
 
