@@ -12,7 +12,7 @@ from ..compute import Compute
 from ..data import Dataset, Split, pixels
 from ..losses import focal, kl, squared
 from ..models import build, in_mode, unit_rows_
-from .recipe import Recipe
+from .recipe import DECAYED, Recipe
 
 
 def network(recipe: Recipe, data: Dataset) -> nn.Sequential:
@@ -47,7 +47,7 @@ def batch_loss(model: nn.Module, recipe: Recipe, x: Tensor, y: Tensor, generator
     attack = dict(epsilon=recipe.epsilon, step=recipe.step, steps=recipe.steps, norm=recipe.norm, generator=generator)
     if recipe.training != "trades":
         x_adv = perturb(model, x, y, mode=recipe.attack_batchnorm, **attack) if recipe.attacked else x
-        if recipe.head != "decayed":
+        if recipe.head not in DECAYED:
             return objective(recipe, check_logits(model(x_adv)), y), x_adv
         features = model[:-1](x_adv)
         return objective(recipe, check_logits(model.head(features)), y) + decay(recipe, model, features), x_adv
@@ -67,7 +67,7 @@ def objective(recipe: Recipe, logits: Tensor, y: Tensor) -> Tensor:
 
 
 def decay(recipe: Recipe, model: nn.Module, features: Tensor) -> Tensor:
-    """What the "decayed" head adds: head_decay / 2 times the squared lengths of its rows and of a batch's features."""
+    """What the heads in ``DECAYED`` add: head_decay / 2 times the squared lengths of rows and of a batch's features."""
     return recipe.head_decay / 2 * (model.head.weight.square().sum() + check_logits(features).square().sum())
 
 

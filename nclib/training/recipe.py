@@ -15,13 +15,14 @@ VERSIONS = {  # of every part that a key names: raised by hand when the part com
     "standard": 1, "adversarial": 1, "trades": 1,
     "linf": 1, "l2": 1,
     "smoothing": 1, "focal": 1, "squared": 1,
-    "sphere": 1, "rows": 1, "decayed": 1,
+    "sphere": 1, "rows": 2, "decayed": 1,
 }  # fmt: skip
+DECAYED = ("rows", "decayed")  # heads whose rows and features are decayed
 WEIGHTLESS = ("test_per_class", "perturbations", "precision")  # change what is measured, or the folder, not the key
 ATTACK_ONLY = ("norm", "epsilon", "step", "steps", "attack_batchnorm", "perturbations")
 TRADES_ONLY = ("trades_batchnorm", "beta")
 LOSS_ONLY = {"smoothing": "smoothing", "gamma": "focal", "target": "squared"}  # field -> the loss that knows it
-HEAD_ONLY = {"temperature": "sphere", "head_decay": "decayed"}
+HEAD_ONLY = {"temperature": ("sphere",), "head_decay": DECAYED}
 EVAL_ONLY = ("attack_batchnorm",)  # the published TRADES never leaves eval mode
 MAY_BE_ZERO = ("epsilon", "momentum", "weight_decay", "beta", "gamma", "head_decay")
 ABOVE_ZERO = ("width", "epochs", "batch", "lr", "step", "steps", "target", "temperature")
@@ -45,9 +46,9 @@ class Recipe:
     loss : what the last layer is trained with: cross-entropy "ce", label "smoothing" (a share, ``smoothing``), "focal"
         (exponent ``gamma``) or "squared" error (towards ``target`` times the label's unit vector; Zhou et al. 2022).
         Attacks in training stay those of cross-entropy.
-    head : "linear"; "sphere": features and rows of length 1, logits times ``temperature``, no bias; "rows": rows alone
-        of length 1; "decayed": ``head_decay`` / 2 times the squared lengths of rows and batch features joins the loss
-        (Yaras et al. 2022, as meant, as released, and its baseline in the text).
+    head : "linear"; "sphere": features and rows of length 1, logits times ``temperature``, no bias; "decayed":
+        ``head_decay`` / 2 times the squared lengths of rows and batch features joins the loss; "rows": the same with
+        rows of length 1 (Yaras et al. 2022: its subject, its baseline in the text, its baseline as released).
     precision : "float32", "bfloat16", or "auto": bfloat16 where the device gains from it, and a run of either where
         one is kept.
     seed : initialisation, data order and attack starts.
@@ -110,7 +111,7 @@ class Recipe:
         idle += TRADES_ONLY if self.training != "trades" else ()
         idle += EVAL_ONLY if self.training == "trades" and self.trades_batchnorm == "published" else ()
         idle += tuple(name for name, loss in LOSS_ONLY.items() if self.loss != loss)
-        idle += tuple(name for name, head in HEAD_ONLY.items() if self.head != head)
+        idle += tuple(name for name, heads in HEAD_ONLY.items() if self.head not in heads)
         return {name: value for name, value in asdict(self).items() if name not in idle}
 
     @property

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import nclib as nc
 from nclib.compute import choose
 from nclib.training import epochs
-from nclib.training.recipe import Recipe
+from nclib.training.recipe import DECAYED, Recipe
 
 # What a step costs --------------------------------------------------------------------------------
 
@@ -147,10 +147,11 @@ def test_rows_of_a_normalised_head_stay_of_length_one_and_a_killed_run_goes_on(t
         assert run.model.head.bias is None and run.model(x).abs().max() <= 5 + 1e-5
 
 
-def test_the_decayed_head_pays_for_rows_and_features():
-    recipe, data = Recipe(head="decayed", head_decay=0.5), nc.load("digits", per_class=2)
+@pytest.mark.parametrize("head", DECAYED)
+def test_a_decayed_head_pays_for_rows_and_features(head):
+    recipe, data = Recipe(head=head, head_decay=0.5), nc.load("digits", per_class=2)
     model = epochs.network(recipe, data).eval()
-    plain, _ = epochs.batch_loss(model, recipe.but(head="linear"), *data.train, None)
+    plain, _ = epochs.batch_loss(model, recipe.but(head_decay=0.0), *data.train, None)
     loss, _ = epochs.batch_loss(model, recipe, *data.train, None)
     squares = model.head.weight.square().sum() + model[:-1](data.train.images).square().sum()
     torch.testing.assert_close(loss - plain, 0.25 * squares)

@@ -1,0 +1,1 @@
+"""The paper's neighbours: what the chapters of part two compute."""
