@@ -1,0 +1,1 @@
+"""What the chapters about neighbouring work call: one module for each."""
