@@ -20,7 +20,7 @@ ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
 NEGLIGIBLE = 1e-10  # variances below this share of the largest are rounding
 
 
-def spectrum(h: Tensor) -> Tensor:
+def variances(h: Tensor) -> Tensor:
     """Eigenvalues (D,) of the covariance of h (N, D), descending, in float64."""
     return torch.linalg.eigvalsh(_covariance(h)).flip(0)
 
@@ -44,12 +44,12 @@ def _covariance(h: Tensor) -> Tensor:
     return torch.cov(h.detach().double().T)
 
 
-def slope(variances: Tensor, first: int = 11, last: int | None = None) -> float:
+def slope(e: Tensor, first: int = 11, last: int | None = None) -> float:
     """Slope of log variance on log rank, ranks first..last counted from one, by least squares.
 
-    ``variances`` (D,) descending. Those below 1e-10 of the largest are left out. ValueError for fewer than 3 points.
+    ``e`` (D,) descending. Those below 1e-10 of the largest are left out. ValueError for fewer than 3 points.
     """
-    e = np.asarray(variances, dtype=float)
+    e = np.asarray(e.cpu() if torch.is_tensor(e) else e, dtype=float)
     rank = np.arange(1, len(e) + 1)
     kept = (rank >= first) & (rank <= (last or len(e))) & (e > NEGLIGIBLE * e[0])
     if kept.sum() < 3:
@@ -194,7 +194,8 @@ def train(
         images, labels = x[some].detach().requires_grad_(jacobian > 0), y[some]
         model.train()
         logits, hidden = walk(model, images)
-        loss = F.cross_entropy(logits.T.contiguous()[None], labels[None])  # along the last axis softmax is slow for few classes
+        by_class = logits.T.contiguous()  # a softmax over the last axis is slow for few classes
+        loss = F.cross_entropy(by_class[None], labels[None])
         if beta:
             loss = loss + beta * sum(penalty(hidden[layer], v, tau, alpha) for layer, v in zip(layers, vs))
         if jacobian:
