@@ -62,12 +62,14 @@ def table(frame: pd.DataFrame, rows: str | list[str], measures: list[str]):
     return wide.unstack("measure")[measures].rename_axis(columns=None).style.format("{:.3f}", na_rep="–")
 
 
-def save(page: Page, runs: list, tables: list[pd.DataFrame], device="cpu"):
+def save(page: Page, runs: list, tables: list[pd.DataFrame]):
     """Write a page's records (CSV) and their provenance (JSON); returns the provenance as a table.
 
-    A page that trains its own networks, from its parameters alone, has no ``runs``: it says on which ``device``.
+    A page that trains its own networks, from its parameters alone, has no ``runs``.
     """
-    device = runs[0].device if runs else device
+    from ..compute import choose  # here, as most who ask for records need not wait for PyTorch
+
+    device = runs[0].device if runs else choose().device
     frame = pd.concat(tables, ignore_index=True).assign(profile=page.name, chapter=page.chapter)
     frame["layer"] = frame["layer"].fillna("features") if "layer" in frame else "features"
     origin = {
