@@ -1,10 +1,14 @@
 """The 1/n regulariser against its closed forms, its literal loop and finite differences; what it is compared with."""
 
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 
 import nclib as nc
+from nclib.evidence.beyond.spectrum import CLAIMS
+from nclib.evidence.claims import judge
+from nclib.evidence.records import COLUMNS
 from nclib.neighbours import spectrum
 
 TAU = 10
@@ -279,7 +283,7 @@ def test_the_linearised_radius_of_a_linear_network_is_exact():
     assert float(spectrum.linear_radius(net, x, y)) == pytest.approx((1 - 0.2 + 0.8) / 4)
     assert float(spectrum.linear_radius(net, x, 1 - y)) == pytest.approx(-1.6 / 4)
     moved = x - 0.4 * torch.tensor([1.0, -1, 1, 0]).reshape(1, 1, 2, 2)
-    assert float(net(moved).diff()) == pytest.approx(0, abs=1e-6), "there is the boundary"
+    assert net(moved).diff().item() == pytest.approx(0, abs=1e-6), "there is the boundary"
 
 
 def test_saturation():
@@ -381,3 +385,97 @@ def test_a_batch_smaller_than_the_width_is_warned_of_once(digits):
     with pytest.warns(UserWarning, match="a batch of 16 cannot show the variance of 20 directions") as told:
         trained(digits, beta=1.0, batch=16)
     assert len(told) == 1
+
+
+# Claims ------------------------------------------------------------------------------------------
+
+
+def record(model, value, measure="accuracy", view="worst", split="test", seed=1, epoch=800, layer="features"):
+    return dict(profile="digits", chapter="spectrum", model=model, recipe=None, seed=seed, epoch=epoch, split=split,
+                layer=layer, view=view, measure=measure, value=value)  # fmt: skip
+
+
+def train_record(model, measure, value, **more):
+    return record(model, value, measure, "clean", "train", **more)
+
+
+def judged(claim_id, rows):
+    (claim,) = (claim for claim in CLAIMS if claim.id == claim_id)
+    return judge(claim, pd.DataFrame(rows, columns=COLUMNS))
+
+
+@pytest.mark.parametrize(
+    "law, vanilla, verdict",
+    [
+        (-1.14, -2.0, "holds"),
+        (-0.86, -2.0, "holds"),
+        (-1.2, -2.0, "holds in part"),
+        (-1.1, -1.4, "holds in part"),
+        (-2.1, -2.0, "fails"),
+    ],
+)
+def test_s1_asks_for_the_law_and_for_a_way_to_it(law, vanilla, verdict):
+    rows = [train_record("β = 5", "slope", law), train_record("vanilla", "slope", vanilla)]
+    rows.append(train_record("β = 5", "slope", -9.0, layer="layer1"))
+    assert judged("S1", rows).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    "pgd, worst, transfer, verdict",
+    [
+        (0.31, 0.3, 0.5, "holds"),
+        (0.36, 0.3, 0.5, "holds in part"),
+        (0.5, 0.2, 0.5, "fails"),
+        (0.31, 0.3, 0.25, "fails"),
+    ],
+)
+def test_s5_compares_gains_under_one_attack_and_under_several(pgd, worst, transfer, verdict):
+    rows = [record("vanilla", 0.2), record("vanilla", 0.22, view="pgd"), record("β = 5", worst)]
+    rows += [record("β = 5", pgd, view="pgd"), record("β = 5", transfer, view="transfer")]
+    assert judged("S5", rows).verdict == verdict
+
+
+def test_s6_compares_at_equal_accuracy_and_asks_for_the_order_of_the_means():
+    def rows(*nc1, equal=1.0):
+        models = ("vanilla", "β = 1", "β = 5")
+        return [train_record(m, "nc1", v) for m, v in zip(models, nc1)] + [
+            train_record("vanilla, equal accuracy", "nc1", equal, epoch=300)
+        ]
+
+    assert judged("S6", rows(1, 3, 5)).verdict == "holds"
+    assert judged("S6", rows(1, 3, 5, equal=2.0)).verdict == "holds in part"
+    assert judged("S6", rows(1, 6, 5)).verdict == "holds in part"
+    assert judged("S6", rows(9, 6, 5)).verdict == "fails"
+    assert judged("S6", rows(1, 3, 5)[:-1]).verdict == "not run", "never equal in accuracy"
+
+
+def test_s7_compares_with_the_better_of_the_other_laws():
+    rows = [record("β = 5", 0.3), record("β = 5, α = 0.5", 0.2)]
+    assert judged("S7", [*rows, record("β = 5, α = 2", 0.25)]).verdict == "holds"
+    assert judged("S7", [*rows, record("β = 5, α = 2", 0.295)]).verdict == "holds in part"
+    assert judged("S7", [*rows, record("β = 5, α = 2", 0.38)]).verdict == "fails"
+
+
+def test_s8_ranks_networks_of_every_seed_as_they_ended_shallow_and_deep_apart():
+    rows = []
+    for seed in (1, 2, 3):
+        for place, model in enumerate(("vanilla", "β = 1", "β = 5", "Jacobian")):
+            value = 0.1 * place + 0.01 * seed
+            rows += [record(model, value, seed=seed), record(f"deep, {model}", value, seed=seed)]
+            rows += [record(m, value**2, "linear_radius", "clean", seed=seed) for m in (model, f"deep, {model}")]
+        rows += [record("vanilla", 0.9, seed=seed, epoch=40), record("vanilla, equal loss", 0.8, seed=seed)]
+        rows.append(record("vanilla, equal loss", 0.0, "linear_radius", "clean", seed=seed))
+    found = judged("S8", rows)
+    assert found.verdict == "holds" and [f.mean for f in found.findings] == [1.0, 1.0]
+    for row in rows:
+        if row["model"].startswith("deep") and row["view"] == "worst":
+            row["value"] = -row["value"]
+    found = judged("S8", rows)
+    assert found.verdict == "fails" and [f.mean for f in found.findings] == [1.0, -1.0]
+
+
+def test_s9_is_not_run_where_the_vanilla_network_was_never_at_that_loss():
+    rows = [record("β = 5", 0.3), record("vanilla", 0.2)]
+    assert judged("S9", rows).verdict == "not run"
+    for early, verdict in ((0.24, "holds"), (0.28, "holds in part"), (0.34, "fails")):
+        assert judged("S9", [*rows, record("vanilla, equal loss", early, epoch=200)]).verdict == verdict
