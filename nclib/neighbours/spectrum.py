@@ -185,28 +185,33 @@ def train(
     """
     _check_training(model, x, beta, layers, batch)
     optimiser = torch.optim.Adam(model.parameters(), lr, weight_decay=weight_decay, amsgrad=True, fused=True)
-    generator, kept = Generator(x.device).manual_seed(seed), []
+    generator, fixed, kept = Generator(x.device).manual_seed(seed), {}, []
     for step in range(steps):
         if beta and step % refresh == 0:
             hidden = freeze(model, x)[1]
-            vs = [directions(hidden[layer], tau + 1) for layer in layers]
+            fixed = {layer: directions(hidden[layer], tau + 1) for layer in layers}
         some = slice(None) if batch is None else torch.randperm(len(x), generator=generator, device=x.device)[:batch]
-        images, labels = x[some].detach().requires_grad_(jacobian > 0), y[some]
         model.train()
-        logits, hidden = walk(model, images)
-        by_class = logits.T.contiguous()  # a softmax over the last axis is slow for few classes
-        loss = F.cross_entropy(by_class[None], labels[None])
-        if beta:
-            loss = loss + beta * sum(penalty(hidden[layer], v, tau, alpha) for layer, v in zip(layers, vs))
-        if jacobian:
-            loss = loss + jacobian * jacobian_penalty(logits, images, generator)
         optimiser.zero_grad()
-        loss.backward()
+        _loss(model, x[some], y[some], fixed, beta, alpha, tau, jacobian, generator).backward()
         optimiser.step()
         if step + 1 == steps or (keep and (step + 1) % keep == 0):
             kept.append(_kept(model, x, y, step + 1))
     model.eval()
     return kept
+
+
+def _loss(model, x, y, fixed: dict[int, Tensor], beta, alpha, tau, jacobian, generator) -> Tensor:
+    """What is minimised on a batch; ``fixed`` are the directions of each regularised layer."""
+    x = x.detach().requires_grad_(jacobian > 0)
+    logits, hidden = walk(model, x)
+    by_class = logits.T.contiguous()  # a softmax over the last axis is slow for few classes
+    loss = F.cross_entropy(by_class[None], y[None])
+    if beta:
+        loss = loss + beta * sum(penalty(hidden[layer], v, tau, alpha) for layer, v in fixed.items())
+    if jacobian:
+        loss = loss + jacobian * jacobian_penalty(logits, x, generator)
+    return loss
 
 
 def _check_training(model, x, beta, layers, batch) -> None:
