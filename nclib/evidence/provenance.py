@@ -122,18 +122,24 @@ def foot(origin: dict):
         f"trained {trained[key]}"
         for key, r in origin["recipes"].items()
     ]
-    first = next(iter(origin["recipes"].values()))
-    drops = " and ".join(f"{share:g}" for share in first["drops"])
-    schedule = f"{first['epochs']} epochs (the paper: 400), learning rate down tenfold after {drops} of them"
     parameters = (f"{name} {value}" for name, value in origin["parameters"].items() if name != "profile")
     lines = {
         "profile": origin["name"],
         "parameters": ", ".join(parameters),
-        "schedule": schedule,
-        "models (recipe key)": "; ".join(networks),
+        **_schedule(origin["recipes"]),
+        "models (recipe key)": "; ".join(networks) or "none: this page trains its own, from the parameters above",
         "device": origin["device"],
         "this page": f"{origin['seconds']:.0f} s, training not already done included",
         "versions": ", ".join(f"{name} {v}" for name, v in origin["versions"].items()),
         "commit": origin["commit"],
     }
     return pd.Series(lines).to_frame().style.hide(axis="columns")
+
+
+def _schedule(recipes: dict[str, dict]) -> dict[str, str]:
+    """The schedule of a page's networks in words, where it has any."""
+    for first in recipes.values():
+        drops = " and ".join(f"{share:g}" for share in first["drops"])
+        words = f"{first['epochs']} epochs (the paper: 400), learning rate down tenfold after {drops} of them"
+        return {"schedule": words}
+    return {}

@@ -15,7 +15,8 @@ from .pages import Page, page
 from .provenance import environment, foot, peak_memory
 
 COLUMNS = ["profile", "chapter", "model", "recipe", "seed", "epoch", "split", "layer", "view", "measure", "value"]
-REQUIRED = ("name", "profile", "chapter", "parameters", "recipes", "dtypes", "device", "versions", "commit", "seconds")
+REQUIRED = ("name", "profile", "chapter", "parameters", "device", "versions", "commit", "seconds")
+OF_RUNS = ("recipes", "dtypes")  # required where a row names a recipe
 
 
 def place(page: Page) -> Path:
@@ -62,7 +63,13 @@ def table(frame: pd.DataFrame, rows: str | list[str], measures: list[str]):
 
 
 def save(page: Page, runs: list, tables: list[pd.DataFrame]):
-    """Write a page's records (CSV) and their provenance (JSON); returns the provenance as a table."""
+    """Write a page's records (CSV) and their provenance (JSON); returns the provenance as a table.
+
+    A page that trains its own networks, from its parameters alone, has no ``runs``.
+    """
+    from ..compute import choose  # here, as most who ask for records need not wait for PyTorch
+
+    device = runs[0].device if runs else choose().device
     frame = pd.concat(tables, ignore_index=True).assign(profile=page.name, chapter=page.chapter)
     frame["layer"] = frame["layer"].fillna("features") if "layer" in frame else "features"
     origin = {
@@ -75,9 +82,9 @@ def save(page: Page, runs: list, tables: list[pd.DataFrame]):
         "parts": {part: VERSIONS[part] for run in runs for part in run.recipe.parts},
         "training_seconds": {run.recipe.key: round(run.seconds, 1) for run in runs},
         "trained": {run.recipe.key: _trained(run) for run in runs},
-        **environment(runs[0].device),
+        **environment(device),
         "seconds": round(time.time() - page.began, 1),
-        "peak_memory_gb": round(peak_memory(runs[0].device), 1),
+        "peak_memory_gb": round(peak_memory(device), 1),
     }
     there = place(page)
     there.parent.mkdir(parents=True, exist_ok=True)
@@ -103,12 +110,13 @@ def read(file: Path) -> pd.DataFrame:
     if not origin_file.exists():
         raise ValueError(f"{file}: refused, {origin_file.name} with its provenance is missing")
     origin = json.loads(origin_file.read_text())
-    if missing := [name for name in REQUIRED if origin.get(name) in (None, "", {})]:
+    frame = pd.read_csv(file, dtype={"recipe": str})
+    required = (*REQUIRED, *(OF_RUNS if frame.recipe.notna().any() else ()))
+    if missing := [name for name in required if origin.get(name) in (None, "", {})]:
         raise ValueError(f"{file}: refused, its provenance lacks {', '.join(missing)}")
     for key, fields in origin["recipes"].items():
         if (real := Recipe(**fields).key) != key:
             raise ValueError(f"{file}: refused, the recipe given for key {key} has key {real}")
-    frame = pd.read_csv(file, dtype={"recipe": str})
     if unknown := set(frame.recipe.dropna()) - set(origin["recipes"]):
         raise ValueError(f"{file}: refused, no recipe given for key {sorted(unknown)[0]}")
     if strange := set(frame.profile) - {origin["name"]}:

@@ -96,4 +96,4 @@ def test_every_profile_is_explained():
     for name in PROFILES:
         row = next(line for line in rerun.splitlines() if line.startswith(f"| `{name}`"))
         profile = profiles.read_profile(name)
-        assert f" {profile['epochs']}," in row
+        assert "epochs" not in profile or f" {profile['epochs']}," in row

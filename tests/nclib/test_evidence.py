@@ -390,6 +390,18 @@ def test_what_a_chapter_saves_can_be_loaded(tmp_path, monkeypatch):
     assert 0.1 < cost["largest process, GB"] < 100
 
 
+def test_a_page_that_trains_its_own_networks_has_records_without_recipes(tmp_path, monkeypatch):
+    monkeypatch.setenv("NCLIB_RECORDS", str(tmp_path / "records" / "mine"))
+    monkeypatch.setenv("NCLIB_HOME", str(ROOT))
+    page = Page("spectrum", {"profile": "digits", "tau": 9})
+    rows = pd.DataFrame([row("vanilla", "slope", -2.0)]).drop(columns=["profile", "chapter", "recipe"])
+    html = records.save(page, [], [rows]).to_html()
+    assert "this page trains its own" in html and "tau 9" in html and "schedule" not in html
+    loaded = records.load(tmp_path / "records")
+    assert loaded.recipe.isna().all() and list(loaded.value) == [-2.0] and set(loaded.profile) == {"digits, tau 9"}
+    assert ledger.costs("digits").loc["digits, tau 9", "models"] == 0
+
+
 # Pages -------------------------------------------------------------------------------------------
 
 
