@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -42,8 +43,8 @@ def net(trained):
 
 @pytest.fixture(autouse=True)
 def with_advertorch(request):
-    if "zoo" in request.node.name:
-        pytest.importorskip("advertorch.utils")
+    if "zoo" in request.node.name and not find_spec("advertorch"):
+        pytest.skip("no advertorch here")
 
 
 @pytest.mark.parametrize("change", [lambda x: (x - 0.5) / 0.25, lambda x: 255 * x, lambda x: x - 0.01])

@@ -1,0 +1,124 @@
+"""What this book found: its own findings, each as the claim that bears it has it, in a page's worth.
+
+A finding says what was expected, what its claim's verdict says of it, what was measured, and where it is weakest. Its
+figure shows every condition of the claim: mean, 95 % interval over seeds, threshold.
+"""
+
+from dataclasses import dataclass
+
+import pandas as pd
+from IPython.display import Markdown
+
+from ..seeds import words
+from .claims import Finding as Measured
+from .claims import judge
+from .ledger import CLAIMS, tag
+from .sentences import said
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A title that says what is asked, the claim that answers, what one would have thought, and the weakest point."""
+
+    title: str
+    claim: str
+    thought: str
+    weakest: str
+
+
+FINDINGS = (
+    Finding("Does TRADES collapse?", "C6 fixed",
+            "The paper reports that TRADES networks do not collapse as adversarially trained ones do. The released "
+            "code trains TRADES with batch norm that stays switched off; with one that works, the question is open.",
+            "The ratio says which of two trainings is ahead, not whether either has ended; on digits both fit."),
+    Finding("Do early layers keep what the last one loses?", "C8a",
+            "An attack made for the last layer leaves early layers standing. An attack of their own is another matter.",
+            "Class means are the plainest of rules; a trained reader of the same layer may keep more."),
+    Finding("Do attacked points leap alike in networks that never met?", "D8",
+            "Two trainings from other starts share nothing but the data.",
+            "One architecture; a leap that agrees says where the data's classes touch."),
+    Finding("Are equal losses equally robust?", "L7",
+            "Four losses end at one geometry and one test accuracy, so why not at one robustness?",
+            "One optimiser's settings for all four, none of them tuned."),
+    Finding("Is a sphere for features safer?", "N6",
+            "Features and classifier rows of length one collapse soonest and most tightly.",
+            "Decay differs between the two networks that are compared; few images were attacked."),
+    Finding("Does the tangent kernel know more than class means?", "K12",
+            "An attack through a kernel of infinite width, without any training, fools trained networks.",
+            "Added after a related figure had been seen; small images, on which class means are strong."),
+    Finding("Is a 1/n spectrum more than stopping early?", "S9",
+            "A regulariser that bends the spectrum also slows the fit, and less fitted networks are more robust.",
+            "The match is by training loss, to within a hundredth; added after first runs."),
+    Finding("Is a star worth more than a zonotope?", "A12",
+            "Stars are the finer sets, so even relaxed to the full they should prove at least as much.",
+            "Small scenes, one family of attacks."),
+    Finding("Is a set with one variable worth a star?", "A11",
+            "The sets of the published experiments have one variable, so the exact answer is a line to walk along.",
+            "Says nothing of sets with many variables, for which stars are made."),
+)  # fmt: skip
+
+
+def measured(claim_id: str, records: pd.DataFrame):
+    """The judgement of one claim, by its id."""
+    return judge(next(claim for claim in CLAIMS if claim.id == claim_id), records)
+
+
+def as_markdown(finding: Finding, records: pd.DataFrame, profile: str) -> Markdown:
+    """A finding in words, as one profile's records have it; what other profiles say stands beside."""
+    here = measured(finding.claim, records[records.profile == profile])
+    chapter = next(claim.chapter for claim in CLAIMS if claim.id == finding.claim)
+    lines = [
+        f"{finding.thought} **{said(finding.claim, here.verdict)}**",
+        f"\n*Verdict on {profile}, {words(here.seeds)}: {here.verdict}.* {here.measured()}",
+    ]
+    for other in dict.fromkeys(records.profile[records.chapter == chapter]):
+        found = measured(finding.claim, records[records.profile == other])
+        if other != profile and found.seeds:
+            lines.append(f"\n*On {other}, {words(found.seeds)}: {found.verdict}.* {found.measured()}")
+    lines.append(f"\n*Where it is weakest.* {finding.weakest}")
+    return Markdown("\n".join(lines))
+
+
+def drawn(finding: Finding, records: pd.DataFrame, profile: str):
+    """The conditions of a finding's claim, a panel each: mean and interval over seeds of every profile, threshold."""
+    import matplotlib.pyplot as plt  # here, as only a page draws
+
+    from .. import figures
+
+    chapter = next(claim.chapter for claim in CLAIMS if claim.id == finding.claim)
+    found = {p: measured(finding.claim, of).findings for p, of in records.groupby("profile", sort=False)}
+    found = {p: findings for p, findings in found.items() if findings}
+    count = max((len(findings) for findings in found.values()), default=0)
+    figure, axes = plt.subplots(
+        max(count, 1), 1, figsize=(6, 1.1 * max(count, 1) + 0.4), layout="constrained", squeeze=False
+    )
+    for row, (axis,) in enumerate(axes):
+        if not found:
+            axis.text(0.5, 0.5, f"{chapter}: not run", ha="center", va="center", transform=axis.transAxes)
+            axis.set_axis_off()
+            continue
+        for place, (name, findings) in enumerate(found.items()):
+            _interval(axis, place, findings[row], figures.BLUE if name == profile else "#777777")
+        condition = next(iter(found.values()))[row].condition
+        axis.axvline(condition.threshold, color="#c0392b", linestyle="--", linewidth=1)
+        axis.set_yticks(range(len(found)), list(found))
+        axis.set_ylim(-0.6, len(found) - 0.4)
+        axis.set_title(condition.rule, loc="left")
+    plt.close(figure)
+    return figure
+
+
+def _interval(axis, place: int, finding: Measured, color: str) -> None:
+    low, high = min(finding.low, finding.mean), max(finding.high, finding.mean)
+    axis.errorbar(
+        finding.mean, place, xerr=[[finding.mean - low], [high - finding.mean]], fmt="o", color=color, capsize=3
+    )
+
+
+def page(records: pd.DataFrame, profile: str) -> dict:
+    """All that the page of findings shows, by name: a text and a figure for each."""
+    out = {}
+    for finding in FINDINGS:
+        out[f"text_{tag(finding.claim)}"] = as_markdown(finding, records, profile)
+        out[f"figure_{tag(finding.claim)}"] = drawn(finding, records, profile)
+    return out

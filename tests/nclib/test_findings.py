@@ -1,0 +1,44 @@
+"""The page of findings: each names a claim that is judged, and says what its verdict says."""
+
+import re
+
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+from nclib.evidence import findings, ledger, records
+from nclib.evidence.claims import VERDICTS
+from nclib.evidence.sentences import said
+
+
+@pytest.mark.parametrize("finding", findings.FINDINGS, ids=lambda f: f.claim)
+class TestFinding:
+    def test_it_stands_on_a_claim_of_the_ledger_and_on_the_page(self, finding):
+        chapter = next(claim.chapter for claim in ledger.CLAIMS if claim.id == finding.claim)
+        assert (ROOT / "book" / f"{chapter}.ipynb").exists()
+        page, tag = (ROOT / "book" / "findings.md").read_text(), ledger.tag(finding.claim)
+        section = re.search(rf"## {re.escape(finding.title)}\n(.*?)(\n## |$)", page, re.S).group(1)
+        assert f"findings-text-{tag}\n" in section and f"findings-figure-{tag}\n" in section
+        assert f"`The claim <claim-{tag}>`" in section
+
+    def test_its_sentence_is_that_of_its_verdict(self, finding, monkeypatch):
+        everything = records.everything("digits")
+        real = findings.measured
+        for verdict in VERDICTS[:4]:
+            from dataclasses import replace
+
+            monkeypatch.setattr(findings, "measured", lambda *a, v=verdict: replace(real(*a), verdict=v))
+            text = findings.as_markdown(finding, everything, "digits").data
+            assert said(finding.claim, verdict) in text and finding.weakest in text
+            assert not [v for v in VERDICTS[:4] if v != verdict and said(finding.claim, v) in text]
+
+    def test_its_figure_has_a_panel_for_each_condition_or_says_that_nothing_was_run(self, finding):
+        claim = next(claim for claim in ledger.CLAIMS if claim.id == finding.claim)
+        nothing = pd.DataFrame(columns=records.COLUMNS)
+        assert len(findings.drawn(finding, nothing, "digits").axes) == 1
+        everything = records.everything("digits")
+        figure = findings.drawn(finding, everything, "digits")
+        if findings.measured(finding.claim, everything[everything.profile == "digits"]).seeds:
+            assert [axis.get_title("left") for axis in figure.axes][: len(claim.conditions)] == [
+                condition.rule for condition in claim.conditions
+            ]
