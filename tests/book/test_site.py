@@ -54,7 +54,7 @@ def narrow_to(browser, width):
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
 
-PAGES = ["intro", *(s.stem for s in SOURCES), "rerun", "notation", "references"]
+PAGES = ["intro", *(s.stem for s in SOURCES), "try-it", "rerun", "notation", "references"]
 TWINS = sorted(f"{p.parents[1].name}/{p.stem}" for p in (ROOT / "results").glob("*/pages/*.ipynb"))
 
 

@@ -1,0 +1,96 @@
+"""What the page that computes in the reader's browser needs: two networks and the test digits, in one binary file."""
+
+import json
+from base64 import b64encode
+from pathlib import Path
+
+import yaml
+
+import nclib as nc
+from nclib.runtime import home
+from nclib.training.recipe import Recipe
+
+FOLDER = Path("_extra", "try-it")  # in a source folder; in a site it is try-it/
+TRAININGS = ("standard", "adversarial")
+MEASURES = {"accuracy": "{:.1%}", "centers_ncc_accuracy": "{:.1%}", "centers_leapt": "{:.1%}", "centers_nc1": "{:.2g}"}
+L2_EPSILON = 1.0  # where the page starts in l2: as readable an image as the profile's own ball leaves
+
+
+def export(folder: Path) -> dict[str, str]:
+    """Write both networks of the digits profile's first seed, and a still, into a source folder.
+
+    ``networks.bin`` is float32 tensors one after another, ``networks.json`` says which; ``networks.js`` is both, for a
+    page opened from disk. Returns what to expect on the test digits, as substitutions for the page's text.
+    """
+    profile = yaml.safe_load((home() / "profiles" / "digits.yml").read_text())
+    fields = {name: value for name, value in profile.items() if name in Recipe.__dataclass_fields__}
+    recipe = Recipe(**fields, seed=profile["seeds"][0])
+    runs = {name: nc.fit(recipe.but(training=name), device="cpu", shipped=True) for name in TRAININGS}
+    train, test = runs["standard"].data.train, runs["standard"].data.test
+    words = {"digits": f"{len(test.labels)}", "epsilon": f"{recipe.epsilon:g}"}
+    tensors = {"test.images": nc.pixels(test.images).flatten(1), "test.labels": test.labels}
+    tensors["train.labels"] = train.labels
+    for name, run in runs.items():
+        means = nc.class_means(nc.features(run.model, train.images), train.labels)
+        tensors |= {f"{name}.{part}": tensor for part, tensor in _tensors(run, means).items()}
+        words |= {f"{name}_{key}": word for key, word in _expected(run, means, recipe).items()}
+    manifest = {"networks": TRAININGS, "budgets": {"linf": recipe.epsilon, "l2": L2_EPSILON}}
+    manifest |= {"step": recipe.step / recipe.epsilon, "steps": recipe.steps}
+    _write(tensors, manifest, folder / FOLDER)
+    _still(runs["standard"], recipe, folder / "_static" / "try-it.svg")
+    return {f"try_{name}": word for name, word in words.items()}
+
+
+def _tensors(run, means) -> dict:
+    """Weights by name, convolutions as (height, width, in, out); class means and training features as coordinates.
+
+    Nearest mean, NC1 and every plane of class means live in the span of the centred means. So an orthonormal ``basis``
+    of it, and in it the scatter between classes (diagonal: ``spread``), are all that is needed of the features.
+    """
+    weights = {name: tensor for name, tensor in run.model.state_dict().items() if "num_batches" not in name}
+    found = {name: tensor.permute(2, 3, 1, 0) if tensor.ndim == 4 else tensor for name, tensor in weights.items()}
+    _, lengths, basis = means.centered.svd()
+    basis, classes = basis.T[:-1], len(lengths)  # centred means of C classes span C - 1 dimensions
+    cloud = nc.features(run.model, run.data.train.images).double() - means.global_mean
+    found |= {"basis": basis, "centre": means.global_mean, "spread": lengths[:-1].square() / classes}
+    return found | {"means": means.centered @ basis.T, "cloud": cloud @ basis.T}
+
+
+def _expected(run, means, recipe: Recipe) -> dict[str, str]:
+    """The measures of the test digits, clean, attacked and noisy, as the page's text has them."""
+    budget = dict(epsilon=recipe.epsilon, step=recipe.step, steps=recipe.steps, norm=recipe.norm)
+    words = {}
+    for view in nc.views(run.model, run.data, names=("clean", "untargeted", "sign"), split="test", **budget):
+        features, head = nc.features(run.model, view.images), run.model.head
+        found = nc.measure(features, view.labels, head.weight, head.bias, centers=means)
+        words |= {f"{view.name}_{name}": form.format(found[name]) for name, form in MEASURES.items()}
+    return words
+
+
+def _write(tensors: dict, manifest: dict, place: Path) -> None:
+    binary, places = b"", {}
+    for name, tensor in tensors.items():
+        places[name] = [len(binary) // 4, *tensor.shape]
+        binary += tensor.detach().float().contiguous().numpy().astype("<f4").tobytes()
+    told = json.dumps(manifest | {"tensors": places})
+    (place / "networks.bin").write_bytes(binary)
+    (place / "networks.json").write_text(told)
+    decoded = f'Uint8Array.from(atob("{b64encode(binary).decode()}"), (c) => c.charCodeAt(0)).buffer'
+    (place / "networks.js").write_text(f"window.tryItData = [{told}, {decoded}];\n")
+
+
+def _still(run, recipe: Recipe, file: Path) -> None:
+    """The first test digit of every class before and after an attack: what paper and a browser without scripts show."""
+    import matplotlib
+    import torch
+
+    nc.figures.use_style()
+    first = [(run.data.test.labels == c).nonzero()[0, 0].item() for c in range(run.data.num_classes)]
+    x, y = nc.pixels(run.data.test.images[first]), run.data.test.labels[first]
+    attack = dict(epsilon=recipe.epsilon, step=recipe.step, steps=recipe.steps, norm=recipe.norm)
+    attacked = nc.pgd(run.model, x, y, generator=torch.Generator().manual_seed(0), **attack)
+    answers = [[str(c) for c in run.model(images).argmax(1).tolist()] for images in (x, attacked)]
+    before, after = (images.permute(0, 2, 3, 1).numpy() for images in (x, attacked))
+    figure = nc.figures.triptych(before, after, list(zip(*answers)), 0.5 / recipe.epsilon)
+    with matplotlib.rc_context({"svg.hashsalt": "try-it"}):  # and no date: an unchanged site is not rendered anew
+        figure.savefig(file, metadata={"Date": None})
