@@ -1,12 +1,8 @@
 """The site as a reader meets it: in a browser, on a phone, in the dark, on paper, by search and by links."""
 
-import functools
-import http.server
 import itertools
 import json
 import re
-import shutil
-import threading
 import urllib.parse
 
 import nbformat
@@ -17,36 +13,6 @@ from reading import SOURCES, code_cells
 from nclib.evidence import provenance
 
 pytestmark = pytest.mark.expensive
-
-
-@pytest.fixture(scope="module")
-def site(smoke):
-    """The rendered site on a local port: its address."""
-    folder = smoke[0] / "_build" / "smoke" / "site" / "_build" / "html"
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
-    handler.log_message = lambda *_: None
-    server = http.server.ThreadingHTTPServer(("localhost", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://localhost:{server.server_port}", folder
-    server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from selenium import webdriver
-
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("no chromium and chromedriver on this machine")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-                 "--disable-background-networking", "--disable-component-update", "--disable-sync"):  # fmt: skip
-        options.add_argument(word)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    it = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield it
-    it.quit()
 
 
 def narrow_to(browser, width):
