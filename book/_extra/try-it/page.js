@@ -13,16 +13,8 @@ async function load(folder) {
     local || (await Promise.all([get("networks.json", "json"), get("networks.bin", "arrayBuffer")]));
   const tensor = (name) => {
     const [offset, ...shape] = manifest.tensors[name] ?? [];
-    return (
-      shape.length && {
-        shape,
-        values: new Float32Array(
-          binary,
-          4 * offset,
-          shape.reduce((n, m) => n * m),
-        ),
-      }
-    );
+    const size = shape.reduce((n, m) => n * m, 1);
+    return shape.length && { shape, values: new Float32Array(binary, 4 * offset, size) };
   };
   return { manifest, tensor };
 }
@@ -105,7 +97,7 @@ function paint(canvas, pixels) {
     find(".now").setAttribute("transform", `translate(${way[t]})`);
     const steps = path.length - 2; // beside the clean image and the random start; noise has none
     const when = !t ? "clean" : !steps ? "with noise" : t === 1 ? "random start" : `step ${t - 1} of ${steps}`;
-    [form.shown.value, find(".try-time output").value, form.shown.ariaValueText] = [t, when, when];
+    [form.shown.value, find(".try-time b").textContent, form.shown.ariaValueText] = [t, when, when];
     find(".try-said").innerHTML = `This <b>${digit.label}</b>, ${when}: the network reads <b>${answer}</b>, the nearest
       class mean says <b>${nearest}</b>. Largest change of a pixel ${size.toFixed(2)}, length ${length.toFixed(2)}.`;
   }
@@ -115,6 +107,7 @@ function paint(canvas, pixels) {
     const [mine, found, totals, row] = [++turn, [], [Array(4).fill(0), Array(4).fill(0)], find("tbody").insertRow(0)];
     const [name, norm, target] = ["network", "norm", "target"].map((each) => form[each].selectedOptions[0].text);
     const towards = kind === "attack" && targeted() ? `, target: ${target}` : "";
+    find("tbody").ariaBusy = true;
     for (let i = 0, seen = 0, told = performance.now(); i < images.length; i++) {
       const { aim, way } = act(kind, { pixels: images[i], label: labels[i] });
       if (!towards || aim !== labels[i]) {
@@ -138,13 +131,14 @@ function paint(canvas, pixels) {
       told = performance.now();
     }
     row.className = "done";
+    find("tbody").ariaBusy = false;
   }
 
   function changed({ target }) {
     if (target === form.shown) return (clearInterval(timer), show(+target.value));
     const budget = manifest.budgets[form.norm.value];
     if (target === form.norm) Object.assign(form.epsilon, { max: 2 * budget, step: budget / 20, value: budget });
-    ["epsilon", "steps"].forEach((name) => (form[name].previousElementSibling.value = form[name].value));
+    ["epsilon", "steps"].forEach((name) => (form[name].previousElementSibling.textContent = form[name].value));
     const shares = network().cloud.map((point, i) => network().variability(point, trained[i]));
     find(".try-nc1").textContent = (sum(shares) / shares.length).toPrecision(2);
     [turn, ends] = [turn + 1, []];
