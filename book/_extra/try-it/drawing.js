@@ -42,7 +42,7 @@ function drawing(pad, clear, tell) {
   const place = ({ offsetX, offsetY }) => move([offsetX, offsetY].map((v) => (v * 192) / pad.clientWidth));
   pad.onpointerdown = (event) => (pad.setPointerCapture(event.pointerId), lower(true), place(event));
   pad.onpointermove = (event) => down && place(event);
-  pad.onpointerup = () => lower(false);
+  pad.onpointerup = pad.onpointercancel = () => lower(false);
   pad.onkeydown = (event) => {
     if (event.key !== " " && !arrows[event.key]) return;
     event.preventDefault();

@@ -52,11 +52,11 @@ function paint(canvas, pixels) {
     find(".try-said").ariaBusy = true; // it is read out once, at the end
     drawPlane(matchMedia("(prefers-reduced-motion: reduce)").matches ? last : 0);
     clearInterval(timer);
-    timer = setInterval(() => {
-      if (+form.shown.value < last) return show(+form.shown.value + 1);
-      clearInterval(timer);
-      find(".try-said").ariaBusy = false;
-    }, 180);
+    timer = setInterval(() => (+form.shown.value < last ? show(+form.shown.value + 1) : stop()), 180);
+  }
+  function stop() {
+    clearInterval(timer);
+    find(".try-said").ariaBusy = false;
   }
 
   function drawPlane(t) {
@@ -135,7 +135,7 @@ function paint(canvas, pixels) {
   }
 
   function changed({ target }) {
-    if (target === form.shown) return (clearInterval(timer), show(+target.value));
+    if (target === form.shown) return (stop(), show(+target.value));
     const budget = manifest.budgets[form.norm.value];
     if (target === form.norm) Object.assign(form.epsilon, { max: 2 * budget, step: budget / 20, value: budget });
     ["epsilon", "steps"].forEach((name) => (form[name].previousElementSibling.textContent = form[name].value));
@@ -166,12 +166,8 @@ function paint(canvas, pixels) {
   document.querySelectorAll("[data-tour]").forEach((button) => {
     const [name, kind] = button.dataset.tour.split(" ");
     button.onclick = () => {
-      [form.network.value, form.norm.value, form.target.value, form.steps.value] = [
-        name,
-        "linf",
-        "none",
-        manifest.steps,
-      ];
+      [form.network.value, form.steps.value] = [name, manifest.steps];
+      [form.norm.value, form.target.value] = ["linf", "none"];
       changed({ target: form.norm });
       go(kind);
       count(kind);
