@@ -19,6 +19,7 @@ from press import pdf
 pytestmark = pytest.mark.expensive
 TRAININGS = ("standard", "adversarial")
 EPSILON = {"linf": 0.2, "l2": 1.0}
+RANDOM = "let state = 1; Math.random = () => (state = (48271 * state) % 2147483647) / 2147483647;"
 WITH_NETWORK = """
     const [name, given, done] = arguments, task = (net, given) => { %s };
     load("try-it/").then(({ tensor }) => done(task(new Network((part) => tensor(`${name}.${part}`)), given)))
@@ -65,14 +66,16 @@ def exact(shipped, name):
 
 @pytest.fixture
 def page(site, browser):
-    """The page, opened anew and ready; without motion, so that what is pressed is done at once."""
+    """The page, opened anew; its random numbers fixed, its motion off: what is pressed is done at once."""
     narrow_to(browser, 1400)
     calm = [{"name": "prefers-reduced-motion", "value": "reduce"}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": calm})
+    seeded = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": RANDOM})
     browser.get_log("performance"), browser.get_log("browser")
     browser.get(f"{site[0]}/try-it.html")
     until(browser, lambda: browser.find_elements("css selector", ".try-it-lives"))
     yield browser
+    browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", seeded)
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
 
 
