@@ -71,7 +71,7 @@ def _article(page: Path, names: list[str]):
         name = target.removesuffix(".html") or page.stem
         if name in names:
             link["href"] = f"#{name}-{anchor}" if anchor else f"#{name}"
-    for tag in article.select(".headerlink, .player script"):  # a moving figure stands still on paper
+    for tag in article.select(".headerlink, script, .try-it, .try-tour"):  # what moves stands still on paper
         tag.decompose()
     for answer in article.select("details"):
         answer["open"] = ""

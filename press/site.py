@@ -13,7 +13,7 @@ import yaml
 from nclib.evidence.provenance import branch, commit, repository
 from nclib.runtime import home, write
 
-from . import BookError
+from . import BookError, browser
 
 LABEL = re.compile(r"(?:^\((?=\S+\)=)|\$\$ \(|:label: |^:name: |\{(?:exercise|solution)-start\} )([\w-]+)", re.M)
 PICTURE = ("attacks", "fig-attack-arrows")  # the figure that the first page shows
@@ -57,6 +57,7 @@ def _assemble(profile: str, folder: Path) -> list[str]:
     """Put pages, prose, configuration and twins into the source folder. Returns the twins' profiles."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(home() / "book", folder, ignore=PROSE)
+    words = browser.export(folder) if (folder / browser.FOLDER).exists() else {}
     toc = yaml.safe_load((folder / "_toc.yml").read_text())
     pages = {p.name: nbformat.read(p, 4) for p in sorted((home() / "_build" / profile / "pages").glob("*.ipynb"))}
     listed = [f"{chapter['file']}.ipynb" for part in toc["parts"] for chapter in part["chapters"]]
@@ -71,7 +72,7 @@ def _assemble(profile: str, folder: Path) -> list[str]:
             _point(page, f"The same page at another scale: {links}.")
         nbformat.write(page, folder / file)
     (folder / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False))
-    (folder / "_config.yml").write_text(yaml.safe_dump(_configuration(), sort_keys=False))
+    (folder / "_config.yml").write_text(yaml.safe_dump(_configuration(words), sort_keys=False))
     (folder / "_static" / "picture.svg").write_text(drawing(folder / f"{PICTURE[0]}.ipynb", PICTURE[1]))
     return scales
 
@@ -128,9 +129,11 @@ def drawing(notebook: Path, name: str) -> str | None:
     return next((o.data["image/svg+xml"] for o in cell.outputs if "image/svg+xml" in o.get("data", {})), None)
 
 
-def _configuration() -> dict:
-    """``_config.yml``, and where the checkout has a public repository, what leads there: launch, edit, issue."""
+def _configuration(words: dict[str, str]) -> dict:
+    """``_config.yml``, substitutions, and where there is a public repository, what leads there: launch, edit, issue."""
     configuration = yaml.safe_load((home() / "_config.yml").read_text())
+    if words:
+        configuration["sphinx"]["config"] |= {"myst_substitutions": words, "html_extra_path": [browser.FOLDER.parts[0]]}
     if url := repository():
         owner, name = url.split("/")[-2:]
         address = f"https://{owner}.github.io/{name}/"

@@ -4,11 +4,14 @@ What is made once lies in ``shared``, where the workers of pytest-xdist find it 
 under the smoke profile.
 """
 
+import functools
+import http.server
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -159,6 +162,36 @@ def overridden(once, smoke) -> Path:
         return done.stdout.strip()
 
     return Path(once("overridden", make)[1])
+
+
+@pytest.fixture(scope="session")
+def site(smoke):
+    """The rendered site on a local port: its address."""
+    folder = smoke[0] / "_build" / "smoke" / "site" / "_build" / "html"
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    handler.log_message = lambda *_: None
+    server = http.server.ThreadingHTTPServer(("localhost", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://localhost:{server.server_port}", folder
+    server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    from selenium import webdriver
+
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("no chromium and chromedriver on this machine")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+                 "--disable-background-networking", "--disable-component-update", "--disable-sync"):  # fmt: skip
+        options.add_argument(word)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    it = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield it
+    it.quit()
 
 
 @pytest.fixture

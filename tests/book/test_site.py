@@ -1,12 +1,8 @@
 """The site as a reader meets it: in a browser, on a phone, in the dark, on paper, by search and by links."""
 
-import functools
-import http.server
 import itertools
 import json
 import re
-import shutil
-import threading
 import urllib.parse
 
 import nbformat
@@ -19,42 +15,12 @@ from nclib.evidence import provenance
 pytestmark = pytest.mark.expensive
 
 
-@pytest.fixture(scope="module")
-def site(smoke):
-    """The rendered site on a local port: its address."""
-    folder = smoke[0] / "_build" / "smoke" / "site" / "_build" / "html"
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
-    handler.log_message = lambda *_: None
-    server = http.server.ThreadingHTTPServer(("localhost", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://localhost:{server.server_port}", folder
-    server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from selenium import webdriver
-
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("no chromium and chromedriver on this machine")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-                 "--disable-background-networking", "--disable-component-update", "--disable-sync"):  # fmt: skip
-        options.add_argument(word)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    it = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield it
-    it.quit()
-
-
 def narrow_to(browser, width):
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
 
-PAGES = ["intro", *(s.stem for s in SOURCES), "rerun", "notation", "references"]
+PAGES = ["intro", *(s.stem for s in SOURCES), "try-it", "rerun", "notation", "references"]
 TWINS = sorted(f"{p.parents[1].name}/{p.stem}" for p in (ROOT / "results").glob("*/pages/*.ipynb"))
 
 
