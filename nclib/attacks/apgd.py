@@ -6,7 +6,7 @@ from math import ceil
 import torch
 from torch import Generator, Tensor
 
-from ..checks import as_model, check_images, check_labels, check_logits
+from ..checks import as_model, check_finite, check_images, check_labels, check_logits
 from ..losses import LOSSES, targeted_dlr
 from ..models import in_mode
 from .pgd import check_attack, direction, project
@@ -80,7 +80,11 @@ def _climbed(model, value: Callable, at: dict) -> dict:
         goals = [at[name] for name in ("target",) if name in at]
         loss = value(logits, at["y"], *goals)
         (slope,) = torch.autograd.grad(loss.sum(), point)
-    return {"loss": loss.detach(), "slope": slope, "wrong": logits.argmax(1) != at["y"]}
+    return {
+        "loss": loss.detach(),
+        "slope": check_finite("the gradient at x", slope),
+        "wrong": logits.argmax(1) != at["y"],
+    }
 
 
 def _without_the_fooled(at: dict, found: Tensor) -> dict:

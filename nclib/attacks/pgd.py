@@ -115,7 +115,7 @@ def _start(x: Tensor, epsilon: float | Tensor, norm: str, start: str | None, gen
 
 def direction(gradient: Tensor, norm: str) -> Tensor:
     if norm == "linf":
-        return gradient.sign()
+        return gradient.sign() + 0 * gradient  # the sign of NaN is 0, and nobody would hear of it
     # Measured in units of the largest entry: squares of a saturated network's gradient underflow.
     largest = _length(gradient, inf).clamp_min(1e-38)
     return gradient / (largest * _length(gradient / largest)).clamp_min(1e-38)

@@ -143,8 +143,10 @@ def test_a_model_that_answers_nan_has_no_accuracy(net):
 def test_a_gradient_that_is_nan_is_named(net):
     model, x, y = net
     rough = lambda a: model(a) + (a - a).abs().sqrt().sum((1, 2, 3))[:, None]  # the root has no slope at 0  # noqa: E731
-    with pytest.raises(ValueError, match="the gradient at x of sample 0 is NaN"):
-        nc.pgd(rough, x, y)
+    for attack in (nc.pgd, nc.apgd):
+        for norm in ("linf", "l2"):
+            with pytest.raises(ValueError, match="the gradient at x of sample 0 is NaN"):
+                attack(rough, x, y, norm=norm)
 
 
 def test_kl_has_a_gradient_however_far_apart_the_logits_lie(net):

@@ -46,8 +46,8 @@ def fresh(monkeypatch):
 
 def test_weights_that_move_under_an_unmoved_version_are_told(fresh, monkeypatch):
     """The step of l2 PGD, changed by one in a hundred."""
-    real = attack._direction
-    monkeypatch.setattr(attack, "_direction", lambda g, norm: real(g, norm) * (1.01 if norm == "l2" else 1))
+    real = attack.direction
+    monkeypatch.setattr(attack, "direction", lambda g, norm: real(g, norm) * (1.01 if norm == "l2" else 1))
     name = "preactresnet8 adversarial l2"
     assert "weights moved by" in (said := verdict(CASES[name], KNOWN["cases"][name])) and "l2" in said
     other = "preactresnet8 adversarial linf"
