@@ -19,6 +19,7 @@ _PLACES = {  # public name -> its module, and its name there
     "class_means": "measures.means:class_means", "cosines": "measures.simplex:cosines",
     "equiangle": "measures.simplex:equiangle", "equinorm": "measures.simplex:equinorm",
     "leap_matrix": "measures.simplex:leap_matrix", "measure": "measures.exact:measure",
+    "simplex_gap": "measures.simplex:simplex_gap",
     "similarity": "measures.simplex:similarity", "View": "measures.views:View", "views": "measures.views:views",
     "collapse": "measures.layers:collapse", "propagate": "measures.layers:propagate",
     "features": "measures.layers:features", "first_pass": "measures.layers:first_pass",

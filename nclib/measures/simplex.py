@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .means import ClassMeans, as_means, blocks, check, class_means, lengths
+from .means import IDENTICAL, ClassMeans, as_means, blocks, check, class_means, lengths
 
 
 def equinorm(vectors: Tensor) -> Tensor:
@@ -21,6 +21,25 @@ def cosines(vectors: Tensor) -> Tensor:
 def equiangle(vectors: Tensor) -> Tensor:
     """Mean over ordered pairs of |cos(v_c, v_c') + 1/(C-1)|; 0: the angles of a simplex. Errors as in ``cosines``."""
     return mean_over_pairs((cosines(vectors) + 1 / (len(vectors) - 1)).abs())
+
+
+def simplex_gap(A: Tensor, B: Tensor, centred: bool = True) -> Tensor:
+    """| A B^T / |A B^T| - (I - 11^T/C) / sqrt(C - 1) | of vectors (C, d), Frobenius norms (Zhou et al. 2022).
+
+    With A = B = W their NC2; with the classifier and the class means their NC3: not the gap that ``measure`` calls nc3.
+    0: A and B are one simplex, but for scale. ``centred`` takes the mean of the rows off both first; without it a
+    common offset counts (Yaras et al. 2022). ValueError for other shapes, NaN, infinity, or where A B^T is zero.
+    """
+    a = check("first vectors", A)
+    b = check("second vectors", B, a.shape)
+    zero = IDENTICAL**2 * a.norm() * b.norm()
+    if centred:
+        a, b = a - a.mean(0), b - b.mean(0)
+    inner, C = a @ b.T, len(a)
+    if inner.norm() <= zero:
+        raise ValueError("all inner products of the two sets of vectors are zero: no shape to compare with a simplex")
+    simplex = torch.eye(C).to(inner) - 1 / C
+    return (inner / inner.norm() - simplex / (C - 1) ** 0.5).norm()
 
 
 def similarity(means_a: ClassMeans | Tensor, means_b: ClassMeans | Tensor) -> dict[str, Tensor | float]:

@@ -409,6 +409,62 @@ def test_cosines_of_a_simplex_are_minus_one_over_c_minus_one():
     assert torch.allclose(nc.cosines(simplex(5, 7).float()), expected, atol=1e-7)
 
 
+# How far two sets of vectors are from one simplex ------------------------------------------------------
+
+
+@pytest.mark.parametrize("C, d", SHAPES)
+def test_simplex_gap_is_zero_on_one_simplex_turned_scaled_and_shifted(C, d):
+    a, shift = simplex(C, d) @ rotation(d), normal(d, seed=3)
+    assert float(nc.simplex_gap(2 * a, 5 * a)) < 1e-7  # the norm of a difference of near equals: half the digits
+    assert float(nc.simplex_gap(2 * a + shift, 5 * a - shift)) < 1e-7
+    assert float(nc.simplex_gap(2 * a, 5 * a, centred=False)) < 1e-7
+
+
+@pytest.mark.parametrize("C", [3, 10, 100])
+def test_simplex_gap_of_known_shapes(C):
+    line = torch.linspace(-1, 1, C)[:, None] * torch.ones(4)  # rank one
+    assert float(nc.simplex_gap(line, line)) == pytest.approx(math.sqrt(2 - 2 / math.sqrt(C - 1)), rel=1e-7)
+    corners = simplex(C, C + 1)
+    assert float(nc.simplex_gap(corners, -corners)) == pytest.approx(2)
+    frame = torch.eye(C)  # about its own mean a simplex; about the origin cos^2 = (C - 1)/C
+    assert float(nc.simplex_gap(frame, frame)) < 1e-7
+    own = math.sqrt(2 - 2 * math.sqrt((C - 1) / C))
+    assert float(nc.simplex_gap(frame, frame, centred=False)) == pytest.approx(own, rel=1e-9)
+
+
+def test_simplex_gap_is_the_flatness_of_the_spectrum():
+    W = normal(6, 9, seed=7)
+    e = torch.linalg.eigvalsh((W - W.mean(0)) @ (W - W.mean(0)).T)[1:]  # but for the direction of the mean
+    flat = torch.sqrt(2 - 2 * e.sum() / (math.sqrt(5) * e.norm()))
+    assert float(nc.simplex_gap(W, W)) == pytest.approx(float(flat), rel=1e-12)
+
+
+def test_simplex_gap_sees_two_simplices_turned_against_each_other():
+    W = simplex(4, 6).float()
+    assert float(nc.simplex_gap(W @ rotation(6).float(), W)) > 0.1
+
+
+def test_simplex_gap_sees_a_common_offset_only_where_nothing_is_centred():
+    W, offset = simplex(4, 6), normal(6, seed=2)
+    assert (
+        float(nc.simplex_gap(W + offset, W + offset))
+        < 1e-7
+        < 0.1
+        < float(nc.simplex_gap(W + offset, W + offset, centred=False))
+    )
+
+
+def test_simplex_gap_refuses_what_has_no_shape():
+    W = normal(4, 6)
+    with pytest.raises(ValueError, match=r"second vectors of shape \(3, 6\), expected \(4, 6\)"):
+        nc.simplex_gap(W, W[:3])
+    with pytest.raises(ValueError, match="first vectors of class 2: NaN or infinity"):
+        nc.simplex_gap(W.index_fill(0, torch.tensor(2), math.nan), W)
+    for flat in (torch.full((4, 6), 0.1), torch.zeros(4, 6)):  # 0.1: nothing but rounding is left about its mean
+        with pytest.raises(ValueError, match="all inner products of the two sets of vectors are zero"):
+            nc.simplex_gap(W, flat)
+
+
 # What may go in, and stays as it was --------------------------------------------------------------
 
 
