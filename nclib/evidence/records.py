@@ -98,7 +98,7 @@ def of(page: Page) -> pd.DataFrame:
 
 def read(file: Path) -> pd.DataFrame:
     """One page's records. ValueError, naming the file, for records without their provenance, or with a recipe whose
-    key is not the one that their rows name."""
+    key is not the one that their rows name. Rows without a recipe need none: no network was measured."""
     origin_file = file.with_suffix(".json")
     if not origin_file.exists():
         raise ValueError(f"{file}: refused, {origin_file.name} with its provenance is missing")
@@ -109,7 +109,7 @@ def read(file: Path) -> pd.DataFrame:
         if (real := Recipe(**fields).key) != key:
             raise ValueError(f"{file}: refused, the recipe given for key {key} has key {real}")
     frame = pd.read_csv(file, dtype={"recipe": str})
-    if unknown := set(frame.recipe) - set(origin["recipes"]):
+    if unknown := set(frame.recipe.dropna()) - set(origin["recipes"]):
         raise ValueError(f"{file}: refused, no recipe given for key {sorted(unknown)[0]}")
     if strange := set(frame.profile) - {origin["name"]}:
         raise ValueError(f"{file}: refused, rows of {sorted(strange)[0]!r} in a page named {origin['name']!r}")

@@ -1,0 +1,1 @@
+"""The paper's neighbours: one module for each chapter of part two."""
