@@ -52,7 +52,8 @@ def test_chapters_that_name_one_recipe_share_one_network(made):
     keys: dict[str, set[str]] = {}
     for file in (made / "records").glob("*.json"):
         for key, fields in json.loads(file.read_text())["recipes"].items():
-            if fields["seed"] == 1 and fields["epochs"] == epochs:
+            schedule = (fields["epochs"], tuple(fields["drops"]))
+            if fields["seed"] == 1 and schedule == (epochs, nc.Recipe().drops):
                 keys.setdefault(nc.Recipe(**fields).name, set()).add(key)
     assert {"standard", "adversarial", "TRADES (fixed)", "TRADES (published)"} <= keys.keys()
     assert all(len(found) == 1 for found in keys.values()), keys

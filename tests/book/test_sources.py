@@ -51,7 +51,7 @@ class TestSource:
             assert not re.findall(r"\d+\.\d+", typed.replace("0.999", ""))
 
 
-@pytest.mark.parametrize("chapter", ["collapse", "attacks", "adversarial-training", "layers"])
+@pytest.mark.parametrize("chapter", ["collapse", "attacks", "adversarial-training", "layers", "losses"])
 def test_chapters_share_one_skeleton(chapter):
     headings = re.findall(r"^## (.+)$", prose(ROOT / "book" / f"{chapter}.ipynb"), re.M)
     skeleton = ["The question", "What to expect, and why", "Parameters", "The mathematics", "What we see",
