@@ -219,6 +219,14 @@ def lbfgs(objective: Objective, theta: Tensor, most: int = 5000) -> Tensor:
     return torch.from_numpy(found.x)
 
 
+def zero(model: UFM) -> Tensor:
+    """W = H = 0 with the bias at its best (P,): a critical point for every loss."""
+    theta = 0 * model.start()
+    if model.loss == "squared":
+        theta[-model.C :] = model.weight * model.target / (model.C * (model.weight + model.lb))
+    return theta
+
+
 def merged(model: UFM, groups: Sequence[int], seed: int = 0) -> Tensor:
     """A critical point theta (P,) at which classes of one group (``groups``: a number per class, from 0) share row,
     features and bias: f is least among those that share, so by symmetry no other direction has a slope."""
@@ -234,7 +242,7 @@ def merged(model: UFM, groups: Sequence[int], seed: int = 0) -> Tensor:
 
     noise = torch.randn(count * (2 * d + 1), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     small = lbfgs(lambda x: model(lifted(x)), noise)
-    *_, small = heavy_ball(lambda x: model(lifted(x)), small, steps=200, lr=0.5 / model.n)
+    *_, small = heavy_ball(lambda x: model(lifted(x)), small, steps=60, lr=0.5 / model.n)
     return lifted(small)
 
 
