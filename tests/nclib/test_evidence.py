@@ -422,7 +422,8 @@ def test_committed_records_give_the_verdicts_that_the_committed_ledger_page_show
         for output in cell.get("outputs", [])
         if "text/markdown" in output.get("data", {})
     )
-    for row in table.itertuples():
+    here = {file.stem for file in (results / "records").glob("*.csv")}
+    for row in table[table.chapter.isin(here)].itertuples():  # a later chapter's claims were not judged then
         section = shown.split(f"{{admonition}} {row.id} · ")[1].split("\n:::\n")[0]
         assert re.search(rf"- \*{results.name}\*.*: \*\*{row.verdict}\*\*\. {re.escape(row.measured)}", section), row.id
 
