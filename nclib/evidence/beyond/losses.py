@@ -137,16 +137,16 @@ CLAIMS: tuple[Claim, ...] = (
         at_least("smallest λmin / theory's bound", _against("lowest", "bound", *SADDLES), 0.9),
         at_least("λmin / λmax at the minimum", _against("lowest", "highest", "minimum"), -1e-8, way=-1e-4),
     )),
-    Claim("L6", "The focal loss's landscape is not globally benign (ours)", "losses", "fig-losses-focal", (
+    Claim("L6", "(ours) The focal loss's landscape is not globally benign", "losses", "fig-losses-focal", (
         at_most("gradient at zero, 100 classes", of(free("focal"), "gradient", view="trap"), 1e-8, way=1e-4),
         at_least("(f − f*) / f* there", of(free("focal"), "excess", view="trap"), 1e-3),
         at_least("λmin there", of(free("focal"), "lowest", view="trap"), 0.0),
     )),
-    Claim("L7", "Equal under attack (ours)", "losses", "fig-losses-equal", (
+    Claim("L7", "(ours) Equal under attack", "losses", "fig-losses-equal", (
         at_most("largest spread of robust accuracy over losses, where cross-entropy keeps 0.2 to 0.8", _largest_spread,
                 0.05, way=0.05, pooled=True),
     )),
-    Claim("L8", "Equal after adversarial training with each loss (ours)", "losses", "fig-losses-robust", (
+    Claim("L8", "(ours) Equal after adversarial training with each loss", "losses", "fig-losses-robust", (
         at_most("spread of robust accuracy over losses, training budget",
                 lambda v: _spread(v, "robust_accuracy", "training budget", "adversarial"), 0.05, way=0.05, pooled=True),
         *(
@@ -155,7 +155,7 @@ CLAIMS: tuple[Claim, ...] = (
             for kind, view in (("clean", "clean"), ("perturbed", "untargeted"))
         ),
     )),
-    Claim("L9", "Plain PGD flatters some losses (ours)", "losses", "fig-losses-equal", (
+    Claim("L9", "(ours) Plain PGD flatters some losses", "losses", "fig-losses-equal", (
         at_least("largest lead of plain PGD's accuracy over the worst of several attacks, same budgets", _flattery,
                  0.05, pooled=True),
     )),
