@@ -3,6 +3,7 @@
 from functools import partial
 from math import inf
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -43,7 +44,8 @@ def kl(logits: Tensor, reference: Tensor) -> Tensor:
 def focal(logits: Tensor, y: Tensor, gamma: float = 3.0) -> Tensor:
     """Cross-entropy, weighted down where the label is likely: -(1 - p)^gamma log p (Lin et al. 2017, eq. 4)."""
     entropy = F.cross_entropy(logits, y, reduction="none")
-    return (1 - (-entropy).exp()) ** gamma * entropy
+    unlikely = (-(-entropy).expm1()).clamp_min(torch.finfo(entropy.dtype).tiny)  # a power of 0 may have no gradient
+    return unlikely**gamma * entropy
 
 
 def squared(logits: Tensor, y: Tensor, target: float = 1.0) -> Tensor:

@@ -340,6 +340,13 @@ def test_a_record_without_its_file_or_its_recipe_is_refused(tmp_path):
         records.load(tmp_path)
 
 
+def test_a_row_that_measured_no_network_needs_no_recipe(tmp_path):
+    write(tmp_path)
+    frame = pd.read_csv(tmp_path / "attacks.csv").assign(recipe=None)
+    frame.to_csv(tmp_path / "attacks.csv", index=False)
+    assert records.load(tmp_path).value.tolist() == [1.0]
+
+
 def test_a_key_that_is_not_its_recipes_is_refused(tmp_path):
     """A recipe that was edited, or a row of another network."""
     write(tmp_path, recipes={RECIPE.key: RECIPE.canonical() | {"epsilon": 0.1}})
