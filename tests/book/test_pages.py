@@ -18,7 +18,7 @@ pytestmark = pytest.mark.expensive
 
 
 CHAPTERS = ["collapse", "attacks", "adversarial-training", "released", "layers"]
-APART = ["spectrum"]  # chapters of part two, some of which train networks without recipes
+APART = ["losses", "sphere", "spectrum"]  # chapters of part two, some of which train networks without recipes
 
 
 @pytest.fixture
