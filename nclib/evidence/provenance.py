@@ -122,15 +122,16 @@ def foot(origin: dict):
         f"trained {trained[key]}"
         for key, r in origin["recipes"].items()
     ]
-    first = next(iter(origin["recipes"].values()))
-    drops = " and ".join(f"{share:g}" for share in first["drops"])
-    schedule = f"{first['epochs']} epochs (the paper: 400), learning rate down tenfold after {drops} of them"
+    schedule = "its own, in the parameters"
+    if first := next(iter(origin["recipes"].values()), None):
+        drops = " and ".join(f"{share:g}" for share in first["drops"])
+        schedule = f"{first['epochs']} epochs (the paper: 400), learning rate down tenfold after {drops} of them"
     parameters = (f"{name} {value}" for name, value in origin["parameters"].items() if name != "profile")
     lines = {
         "profile": origin["name"],
         "parameters": ", ".join(parameters),
         "schedule": schedule,
-        "models (recipe key)": "; ".join(networks),
+        "models (recipe key)": "; ".join(networks) or "none: what is trained here is trained by the page",
         "device": origin["device"],
         "this page": f"{origin['seconds']:.0f} s, training not already done included",
         "versions": ", ".join(f"{name} {v}" for name, v in origin["versions"].items()),

@@ -62,9 +62,13 @@ def table(frame: pd.DataFrame, rows: str | list[str], measures: list[str]):
 
 
 def save(page: Page, runs: list, tables: list[pd.DataFrame]):
-    """Write a page's records (CSV) and their provenance (JSON); returns the provenance as a table."""
+    """Write a page's records (CSV) and their provenance (JSON); returns the provenance as a table.
+
+    A page that trains nothing by recipe has no ``runs``, and no recipe in its rows.
+    """
     frame = pd.concat(tables, ignore_index=True).assign(profile=page.name, chapter=page.chapter)
     frame["layer"] = frame["layer"].fillna("features") if "layer" in frame else "features"
+    device = runs[0].device if runs else "cpu"
     origin = {
         "name": page.name,
         "profile": page.profile,
@@ -75,9 +79,9 @@ def save(page: Page, runs: list, tables: list[pd.DataFrame]):
         "parts": {part: VERSIONS[part] for run in runs for part in run.recipe.parts},
         "training_seconds": {run.recipe.key: round(run.seconds, 1) for run in runs},
         "trained": {run.recipe.key: _trained(run) for run in runs},
-        **environment(runs[0].device),
+        **environment(device),
         "seconds": round(time.time() - page.began, 1),
-        "peak_memory_gb": round(peak_memory(runs[0].device), 1),
+        "peak_memory_gb": round(peak_memory(device), 1),
     }
     there = place(page)
     there.parent.mkdir(parents=True, exist_ok=True)
@@ -103,13 +107,14 @@ def read(file: Path) -> pd.DataFrame:
     if not origin_file.exists():
         raise ValueError(f"{file}: refused, {origin_file.name} with its provenance is missing")
     origin = json.loads(origin_file.read_text())
-    if missing := [name for name in REQUIRED if origin.get(name) in (None, "", {})]:
+    empty = {"recipes": (None, ""), "dtypes": (None, "")}  # what a page without recipes may leave empty: {}
+    if missing := [name for name in REQUIRED if origin.get(name) in empty.get(name, (None, "", {}))]:
         raise ValueError(f"{file}: refused, its provenance lacks {', '.join(missing)}")
     for key, fields in origin["recipes"].items():
         if (real := Recipe(**fields).key) != key:
             raise ValueError(f"{file}: refused, the recipe given for key {key} has key {real}")
     frame = pd.read_csv(file, dtype={"recipe": str})
-    if unknown := set(frame.recipe) - set(origin["recipes"]):
+    if unknown := set(frame.recipe if origin["recipes"] else frame.recipe.dropna()) - set(origin["recipes"]):
         raise ValueError(f"{file}: refused, no recipe given for key {sorted(unknown)[0]}")
     if strange := set(frame.profile) - {origin["name"]}:
         raise ValueError(f"{file}: refused, rows of {sorted(strange)[0]!r} in a page named {origin['name']!r}")
