@@ -50,8 +50,11 @@ def fooled(v: Lookup, kind: str, width: int) -> float:
 
 
 def share(v: Lookup, kind: str, width: int) -> float:
-    """The same, as a share of what the white-box attack costs beyond noise."""
-    return fooled(v, kind, width) / (under(v, kind, width, "sign") - under(v, kind, width, "white box"))
+    """The same, as a share of what the white-box attack costs beyond noise. KeyError where that is nothing."""
+    damage = under(v, kind, width, "sign") - under(v, kind, width, "white box")
+    if damage <= 0:
+        raise KeyError(f"{kind} {width}: the white box does no more than noise")
+    return fooled(v, kind, width) / damage
 
 
 def _wide(v: Lookup) -> int:
