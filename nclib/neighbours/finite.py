@@ -27,22 +27,31 @@ class Scaled(nn.Linear):
 
 
 def mlp(sizes: list[int], seed: int, lazy: bool = False) -> nn.Sequential:
-    """A ReLU network of layers of these sizes, as PyTorch starts it; or, where ``lazy``, in tangent parametrisation.
-
-    The lazy one starts at zero: its last hidden layer's second half repeats the first, and the read-out gives it the
-    other sign.
-    """
+    """A ReLU network of layers of these sizes, as PyTorch starts it; or, where ``lazy``, in tangent parametrisation and
+    starting at zero. ValueError for lazy hidden layers of odd width."""
     with torch.random.fork_rng([]), torch.no_grad():
         torch.manual_seed(seed)
         layers = [(Scaled if lazy else nn.Linear)(a, b) for a, b in pairwise(sizes)]
         if lazy:
-            hidden, out, half = layers[-2], layers[-1], sizes[-2] // 2
-            for parameter in (hidden.weight, hidden.bias):
-                parameter[half : 2 * half] = parameter[:half]
-            out.weight[:, half:] = 0
-            out.weight[:, half : 2 * half] = -out.weight[:, :half]
-            out.bias.zero_()
+            _mirror(layers)
     return nn.Sequential(nn.Flatten(), layers[0], *(part for layer in layers[1:] for part in (nn.ReLU(), layer)))
+
+
+def _mirror(layers: list[Scaled]) -> None:
+    """Make every hidden layer two equal halves that do not meet, with opposite read-outs: the network is zero, and its
+    kernel's mean is what it was."""
+    for layer in layers[:-1]:
+        if layer.out_features % 2:
+            raise ValueError(f"lazy networks have hidden layers of even width, not {layer.out_features}")
+        layer.bias.copy_(torch.cat(2 * [layer.bias.chunk(2)[0]]))
+    first, *middle, last = layers
+    first.weight.copy_(torch.cat(2 * [first.weight.chunk(2)[0]]))
+    for layer in middle:
+        half = layer.weight.chunk(2)[0].chunk(2, 1)[0]
+        layer.weight.copy_(2**0.5 * torch.block_diag(half, half))
+    half = last.weight.chunk(2, 1)[0]
+    last.weight.copy_(torch.cat([half, -half], 1))
+    last.bias.zero_()
 
 
 def train(
