@@ -66,19 +66,23 @@ def train(
     attack: Callable | None = None,
     watch: Callable | None = None,
 ) -> None:
-    """Train networks of one shape side by side, by SGD, each with the data order of its own seed; in place.
+    """Train networks of one shape, as ``mlp`` builds them, side by side by SGD, each with the data order of its own
+    seed; in place.
 
     x, y : images and labels (N,). loss : "ce" or "squared", towards centred unit vectors.
     attack : (model, images, labels) to images, made for every batch. watch : called with every epoch, 0 first.
     """
     weights, _ = stack_module_state(nets)
     optimizer = torch.optim.SGD(weights.values(), lr)
-    side_by_side = vmap(lambda w, images: functional_call(nets[0], w, (images,)))
+    gains = [_gains(layer) for layer in nets[0] if isinstance(layer, nn.Linear)]
     draws = [torch.Generator().manual_seed(seed) for seed in seeds]
-    C = nets[0][-1].out_features
 
-    def together(images: Tensor) -> Tensor:  # (nets * batch, ...): the form that an attack knows
-        return side_by_side(weights, images.unflatten(0, (len(nets), -1))).flatten(0, 1)
+    def together(images: Tensor) -> Tensor:
+        """Logits of (nets * batch) images, as an attack knows them: a batched product for each layer."""
+        h, pairs = images.reshape(len(nets), -1, images[0].numel()), iter(weights.values())
+        for layer, (W, b, (gain, bias_gain)) in enumerate(zip(pairs, pairs, gains)):
+            h = torch.baddbmm(bias_gain * b[:, None], h.relu() if layer else h, gain * W.mT)
+        return h.flatten(0, 1)
 
     for epoch in range(epochs + 1):
         if watch or epoch == epochs:
@@ -90,11 +94,15 @@ def train(
         for index in order.split(batch, 1) if epoch < epochs else ():
             images, labels = x[index].flatten(0, 1), y[index].flatten()
             images = attack(together, images, labels) if attack else images
-            wanted = labels if loss == "ce" else targets(labels, C).to(images)
+            wanted = labels if loss == "ce" else targets(labels, nets[0][-1].out_features).to(images)
             value = F.cross_entropy if loss == "ce" else F.mse_loss
             optimizer.zero_grad()
             (value(together(images), wanted, reduction="sum") / index.shape[1]).backward()
             optimizer.step()
+
+
+def _gains(layer: nn.Linear) -> tuple[float, float]:
+    return getattr(layer, "gain", 1.0), getattr(layer, "bias_gain", float(layer.bias is not None))
 
 
 def empirical_kernel(model: nn.Sequential, x: Tensor, z: Tensor | None = None, trace=False, limit=4e9) -> Tensor:
@@ -133,7 +141,7 @@ def _factors(model: nn.Sequential, x: Tensor) -> list[tuple]:
                 inputs, results, layers = [*inputs, before], [*results, x], [*layers, layer]
         directions = torch.eye(x.shape[1], dtype=x.dtype)[:, None].expand(-1, len(x), -1)
         slopes = torch.autograd.grad(x, results, directions, is_grads_batched=True, retain_graph=asked)
-    gains = [(getattr(layer, "gain", 1), getattr(layer, "bias_gain", layer.bias is not None)) for layer in layers]
+    gains = map(_gains, layers)
     return [(a if asked else a.detach(), d, *gain) for a, d, gain in zip(inputs, slopes, gains)]
 
 

@@ -153,7 +153,8 @@ def kernel_distance(one: Tensor, other: Tensor) -> float:
     """1 - <K1, K2> / (|K1| |K2|): 0 for the same kernel at any scale. ValueError for sizes that differ."""
     if one.shape != other.shape:
         raise ValueError(f"kernels of different size: {tuple(one.shape)} and {tuple(other.shape)}")
-    return 1 - float((one * other).sum() / (one.norm() * other.norm()))
+    one, other = one.double().flatten(), other.double().flatten()
+    return 1 - float(one @ other / (one.norm() * other.norm()))
 
 
 def leading(matrix: Tensor, count: int) -> Spectrum:

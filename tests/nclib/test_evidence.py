@@ -294,6 +294,19 @@ def test_a_record_without_its_file_or_its_recipe_is_refused(tmp_path):
         records.load(tmp_path)
 
 
+def test_a_page_that_trains_by_no_recipe_has_none_in_its_rows(tmp_path):
+    write(tmp_path, recipes={}, dtypes={})
+    with pytest.raises(ValueError, match=f"no recipe given for key {RECIPE.key}"):
+        records.load(tmp_path)
+    frame = pd.read_csv(tmp_path / "attacks.csv").assign(recipe=None)
+    frame.to_csv(tmp_path / "attacks.csv", index=False)
+    assert records.load(tmp_path).value.tolist() == [1.0]
+    write(tmp_path)
+    frame.to_csv(tmp_path / "attacks.csv", index=False)
+    with pytest.raises(ValueError, match="no recipe given for key nan"):
+        records.load(tmp_path)
+
+
 def test_a_key_that_is_not_its_recipes_is_refused(tmp_path):
     """A recipe that was edited, or a row of another network."""
     write(tmp_path, recipes={RECIPE.key: RECIPE.canonical() | {"epsilon": 0.1}})
