@@ -88,7 +88,7 @@ def spectrum(matrix: Tensor, jitter: float = 0.0) -> Spectrum:
     """Factor a kernel's matrix (N, N) in float64, ``jitter`` times its mean diagonal added to the diagonal. ValueError
     for a matrix that is not symmetric, or has an eigenvalue below -1e-8 of the largest."""
     matrix = matrix.double()
-    if matrix.shape != matrix.T.shape or not torch.allclose(matrix, matrix.T, rtol=1e-6, atol=1e-8):
+    if matrix.shape != matrix.T.shape or (matrix - matrix.T).abs().max() > 1e-6 * matrix.abs().max():
         raise ValueError(f"not a kernel matrix: {tuple(matrix.shape)}, and not symmetric")
     values, vectors = torch.linalg.eigh(matrix + jitter * matrix.trace() / len(matrix) * torch.eye(len(matrix)))
     if values[0] < -1e-8 * values[-1]:
@@ -161,9 +161,10 @@ def leading(matrix: Tensor, count: int) -> Spectrum:
     """The ``count`` largest eigenvalues and their vectors, by Lanczos steps where they are few."""
     if not 1 <= count <= len(matrix):
         raise ValueError(f"{count} eigenvalues asked of a matrix of {len(matrix)}")
+    matrix = matrix.double()
     if 4 * count > len(matrix):
-        return Spectrum(*(part[..., :count] for part in spectrum(matrix)))
-    found = eigsh(matrix.double().numpy(), count, v0=torch.ones(len(matrix)).double().numpy())
+        return Spectrum(*(part.flip(-1)[..., :count] for part in torch.linalg.eigh(matrix)))
+    found = eigsh(matrix.numpy(), count, which="LA", v0=torch.ones_like(matrix[0]).numpy())
     return Spectrum(*(torch.from_numpy(part.copy()).flip(-1) for part in found))
 
 

@@ -1,8 +1,10 @@
 """The tangent kernel against closed forms, Jacobians, finite differences and gradient descent itself."""
 
 import copy
+import json
 from itertools import pairwise
-from math import cos, pi, sin
+from math import acos, cos, pi, sin, sqrt
+from pathlib import Path
 
 import pytest
 import torch
@@ -55,9 +57,18 @@ def test_the_diagonal_grows_by_one_with_every_layer(depth):
     torch.testing.assert_close(diagonal, (depth + 1) * 2 * x.square().sum(1) / 7, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_neural_tangents_gives_the_same(depth):
+    """Its numbers, upper triangle by row; what made them is named in the file."""
+    rows = json.loads(Path(__file__).with_name("neural_tangents.json").read_text())["depth"][str(depth)]
+    x = torch.tensor([[(7 * i + 3 * j + i * j) % 11 / 11 for j in range(5)] for i in range(6)], **D)
+    found = kernel.relu_kernel(x, depth=depth)
+    for i, row in enumerate(rows):
+        assert found[i, i:].tolist() == pytest.approx(row, abs=1e-6)
+
+
 def by_hand(x, z, depth, weight=2.0, bias=0.01) -> float:
     """The recursion in plain numbers, angle by angle."""
-    from math import acos, sqrt
 
     def inner(a, b):
         return weight * sum(p * q for p, q in zip(a, b)) / len(a) + bias
