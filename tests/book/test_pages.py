@@ -96,7 +96,8 @@ def test_recorded_profiles_get_twins_linked_both_ways_and_a_column_in_the_ledger
     assert "digits" in recorded
     boxes = (html / "ledger.html").read_text()
     for profile in recorded:
-        for chapter in CHAPTERS:
+        pages = ROOT / "results" / profile / "pages"
+        for chapter in (name for name in CHAPTERS + WITHOUT_RECIPES if (pages / f"{name}.ipynb").exists()):
             assert f'href="{profile}/{chapter}.html"' in (html / f"{chapter}.html").read_text()
             twin = (html / profile / f"{chapter}.html").read_text()
             assert f'href="../{chapter}.html"' in twin and f'id="{profile}-fig-' in twin
