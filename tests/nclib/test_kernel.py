@@ -6,6 +6,7 @@ from itertools import pairwise
 from math import acos, cos, pi, sin, sqrt
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -13,6 +14,8 @@ from torch.func import functional_call, jvp
 
 import nclib as nc
 from nclib.attacks.square import square_attack
+from nclib.evidence.beyond import kernel as claims
+from nclib.evidence.claims import Lookup
 from nclib.neighbours import finite, kernel
 
 D = dict(dtype=torch.float64)
@@ -434,3 +437,53 @@ def test_bad_input_gets_one_line(call, words):
 def test_coinciding_images_are_fine_with_a_jitter():
     found = kernel.spectrum(kernel.relu_kernel(IMAGES[[0, 1, 2, 1]]), jitter=1e-6)
     assert kernel.coefficients(found, WANTED).isfinite().all()
+
+
+# Claims ---------------------------------------------------------------------------------------------
+
+SPECIFIED = {  # fixed before any run, and written down apart from the code
+    "K1": "≥ 0.3", "K2": "≥ 0.8, ≥ 0, ≥ 0", "K3": "≤ -0.9, > 0", "K4": "≤ 0.05", "K5": "≥ 0.8, ≥ 0.5",
+    "K6": "≥ 0.9, ≥ 0.9", "K6b": "≥ 0.05", "K7": "≤ 0.5", "K8": "≤ 0.5", "K9": "≤ 0.5, ≥ 0.8, ≥ 0.9",
+    "K10": "≤ 0.05, ≤ 0", "K11": "> 0", "K12": "≥ 0.05, ≥ 0.05",
+}  # fmt: skip
+
+
+def records(**series):
+    """Records of one seed: for each name, values by block (a dict) or by epoch (a list)."""
+    rows = []
+    for name, values in series.items():
+        model, measure, view, split = name.split("__")
+        keyed = values if isinstance(values, dict) else dict(enumerate(values))
+        for key, value in keyed.items():
+            where = dict(layer=key, epoch=0) if isinstance(values, dict) else dict(layer="features", epoch=key)
+            rows.append(dict(model=model, measure=measure, view=view, split=split, seed=1, value=value) | where)
+    return Lookup(pd.DataFrame(rows))
+
+
+def test_no_threshold_has_moved():
+    found = {c.id: ", ".join(f"{x.comparison} {x.threshold:g}" for x in c.conditions) for c in claims.CLAIMS}
+    assert found == SPECIFIED and "added after K10" in claims.CLAIMS[-1].text
+
+
+def test_a_kernel_has_settled_where_it_stays_within_a_tenth():
+    v = records(standard__distance__clean__train=[1.0, 0.05, 0.2, 0.1, 0.02, 0.0],
+                adversarial__distance__clean__train=[1.0, 0.9, 0.8, 0.7, 0.3, 0.0])  # fmt: skip
+    assert claims.settled(v, "standard") == 3 and claims.settled(v, "adversarial") == 5
+
+
+def test_features_are_ranked_without_the_trivial_block():
+    clean, own = {"1": 0.1, "2": 0.9, "3": 0.6, "4": 0.4}, {"1": 0.1, "2": 0.5, "3": 0.2, "4": 0.04}
+    v = records(block__accuracy__clean__test=clean, block__accuracy__own__test=own)
+    assert claims.order(v) == pytest.approx(-1) and claims.brittle(v) == 0.04
+    nothing = records(block__accuracy__clean__test=clean, block__accuracy__own__test=dict.fromkeys(own, 0.0))
+    assert claims.order(nothing) == 0, "ties alone rank nothing"
+    weak = records(block__accuracy__clean__test=dict.fromkeys(own, 0.2), block__accuracy__own__test=own)
+    assert claims.brittle(weak) == 1, "none of these is useful"
+
+
+def test_a_share_of_no_damage_is_not_run():
+    one = {"features": 0.9}
+    v = records(**{f"lazy 8__accuracy__{view}__test": one for view in ("sign", "kernel", "white box")})
+    with pytest.raises(KeyError, match="lazy 8: the white box does no more than noise"):
+        claims.share(v, "lazy", 8)
+    assert claims.widths(v) == [8] and claims.fooled(v, "lazy", 8) == 0
