@@ -287,7 +287,7 @@ SAID = {
     "K11": {
         "holds": "That answer is the same on fixed clean images and on fresh attacks.",
         "holds in part": "That answer leans the same way on fixed clean images and on fresh attacks.",
-        "fails": "That answer depends on the images that the kernel is taken on.",
+        "fails": "On fixed clean images and on fresh attacks that answer is not one and the same.",
         "about": "that answer depends on the images",
     },
     "K12": {
