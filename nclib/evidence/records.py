@@ -65,13 +65,11 @@ def table(frame: pd.DataFrame, rows: str | list[str], measures: list[str]):
 def save(page: Page, runs: list, tables: list[pd.DataFrame]):
     """Write a page's records (CSV) and their provenance (JSON); returns the provenance as a table.
 
-    A page that trains its own networks, from its parameters alone, has no ``runs``.
+    A page that trains its own networks, on the CPU and from its parameters alone, has no ``runs``.
     """
-    from ..compute import choose  # here, as most who ask for records need not wait for PyTorch
-
-    device = runs[0].device if runs else choose().device
     frame = pd.concat(tables, ignore_index=True).assign(profile=page.name, chapter=page.chapter)
     frame["layer"] = frame["layer"].fillna("features") if "layer" in frame else "features"
+    device = runs[0].device if runs else "cpu"
     origin = {
         "name": page.name,
         "profile": page.profile,
