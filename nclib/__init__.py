@@ -24,6 +24,7 @@ _PLACES = {  # public name -> its module, and its name there
     "features": "measures.layers:features", "first_pass": "measures.layers:first_pass",
     "layer_names": "measures.layers:layer_names", "ncc_head": "measures.layers:ncc_head",
     "history": "measures.history:history", "page": "evidence.pages:page", "glue": "evidence.pages:glue",
+    "prose": "evidence.pages:prose",
     "records": "evidence.records", "ledger": "evidence.ledger", "figures": "figures",
 }  # fmt: skip
 __all__ = list(_PLACES)

@@ -14,6 +14,7 @@ from nclib.evidence.provenance import branch, commit, repository
 from nclib.runtime import home, write
 
 from . import BookError
+from .copies import downloads, launch
 
 LABEL = re.compile(r"(?:^\((?=\S+\)=)|\$\$ \(|:label: |^:name: |\{(?:exercise|solution)-start\} )([\w-]+)", re.M)
 PICTURE = ("attacks", "fig-attack-arrows")  # the figure that the first page shows
@@ -36,6 +37,7 @@ def render(profile: str) -> Path:
         return index
     shutil.rmtree(site, ignore_errors=True)
     jupyter_book(folder, site)
+    downloads(index.parent, place / "pages")
     _relink(index.parent, scales)
     write(stamp, digest.hexdigest())
     return index
@@ -148,25 +150,16 @@ def _configuration() -> dict:
 def _relink(site: Path, scales: list[str]) -> None:
     """Lead the launch buttons to this very commit, and a twin's buttons to the source that both twins share.
 
-    Binder checks a commit out. Colab opens notebooks from a branch only: the published site's, whose ``launch/`` holds
-    the sources with a first cell that installs nclib from the commit.
+    Binder checks a commit out and makes plain notebooks of it. Colab opens notebooks from a branch only: the published
+    site's, whose ``launch/`` holds them with a first cell that installs nclib from the commit.
     """
     if not (url := repository()):
         return
     head, path = commit().removesuffix("+"), url.removeprefix("https://github.com/")
-    (site / "launch").mkdir()
-    for file in (home() / "book").glob("*.ipynb"):
-        nbformat.write(launchable(nbformat.read(file, 4), url, head), site / "launch" / file.name)
+    launch(site, url, head)
     twins = re.compile(rf"(?<=/book/)(?:{'|'.join(scales) or '(?!)'})/(?=[\w-]+\.ipynb)")
     for page in site.rglob("*.html"):
         text = twins.sub("", page.read_text())
         text = text.replace(f"/github/{path}/blob/{branch()}/book/", f"/github/{path}/blob/gh-pages/launch/")
-        page.write_text(text.replace(f"/v2/gh/{path}/{branch()}?", f"/v2/gh/{path}/{head}?"))
-
-
-def launchable(notebook, url: str, head: str):
-    """A source notebook with a first cell that installs nclib, where it is missing, from a commit."""
-    code = "try:  # where nclib is missing, as on Colab: install it from the commit of this page\n    import nclib\n"
-    code += f'except ModuleNotFoundError:\n    %pip install -q "nclib[chapters] @ git+{url}@{head}"'
-    notebook.cells.insert(0, nbformat.v4.new_code_cell(code, id="install"))
-    return notebook
+        text = text.replace(f"/v2/gh/{path}/{branch()}?", f"/v2/gh/{path}/{head}?")
+        page.write_text(text.replace("lab/tree/book/", "lab/tree/_build/notebooks/"))

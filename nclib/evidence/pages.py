@@ -2,14 +2,22 @@
 
 import ast
 import json
+import os
+import re
 import time
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from IPython.core.formatters import format_display_data
+from IPython.display import Markdown, display
+
 from ..runtime import home
 
 LITERALS = (str, int, float, bool, type(None), list)
+PLACE = re.compile(r"\{\{([a-z][\w-]*-[\w-]+)(?::([^{}]*))?\}\}")  # of a value in the text of ``prose``
+GLUED: dict[str, object] = {}
+SHOWN: list[tuple] = []  # what ``prose`` has shown: the text, and a handle on its display
 
 
 @dataclass(frozen=True)
@@ -65,9 +73,42 @@ def baseline(chapter: str, profile: str) -> dict:
 
 
 def glue(prefix: str, **values) -> None:
-    """Values for the prose of a page: ``glue("attack", nc1_clean=x)`` fills ``{glue:text}`attack-nc1-clean```."""
-    from myst_nb import glue as put  # here, as only chapters need it
+    """Values for the prose of a page: ``glue("attack", nc1_clean=x)`` fills ``{glue:text}`attack-nc1-clean```.
 
+    Where the press runs the page they are outputs as MyST-NB reads them. Elsewhere ``prose`` says them.
+    """
     for name, value in values.items():
         plain = value.item() if hasattr(value, "item") else value  # a number of numpy's or torch's, as Python's own
-        put(f"{prefix}-{name.replace('_', '-')}", plain, display=False)
+        key = f"{prefix}-{name.replace('_', '-')}"
+        GLUED[key] = plain
+        if "NCLIB_RECORDS" in os.environ:
+            bundle, more = format_display_data(plain)
+            mime = "application/papermill.record/"
+            record = {"scrapbook": {"name": key, "mime_prefix": mime}}
+            display({mime + kind: data for kind, data in bundle.items()}, raw=True, metadata=more | record)
+        for text, shown in SHOWN:
+            if key in text:
+                shown.update(filled(text))
+
+
+def prose(text: str) -> None:
+    """Markdown in a notebook outside the book, with values that ``glue`` has or will get: ``{{attack-nc1:.2f}}``.
+
+    A value that is not there yet is an ellipsis, until the cell has run that glues it.
+    """
+    if shown := display(filled(text), display_id=True):
+        SHOWN.append((text, shown))
+
+
+def filled(text: str, values: dict | None = None):
+    """Markdown with its values in place; of a text that is one value alone and no words, that object itself."""
+    known = GLUED if values is None else values
+    if (lone := PLACE.fullmatch(text.strip())) and not isinstance(known.get(lone[1], ""), (str, int, float)):
+        return known[lone[1]]
+    return Markdown(PLACE.sub(lambda found: _said(known.get(found[1], "…"), found[2]), text))
+
+
+def _said(value, form: str | None) -> str:
+    if isinstance(value, (int, float)):
+        return format(value, form or "")
+    return str(getattr(value, "data", value))
