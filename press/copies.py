@@ -85,9 +85,10 @@ KINDS: dict[str, Callable] = {"notebooks": lambda it: it, "exercises": without_s
 def launchable(notebook, url: str, head: str):
     """A source with a first cell that installs nclib from a commit, where what the chapter needs is missing."""
     code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
-    extra, needed = ("[attacks]", "advertorch, nclib") if "nc.attack(" in code else ("", "nclib")
-    first = f"try:  # where it is missing, as on Colab: install it from the commit of this page\n    import {needed}\n"
-    first += f'except ModuleNotFoundError:\n    %pip install -q "nclib{extra} @ git+{url}@{head}"'
+    extra, needed = ("[attacks]", ["nclib", "advertorch"]) if "nc.attack(" in code else ("", ["nclib"])
+    first = "# Where it is missing, as on Colab, nclib is installed from the commit of this page.\n"
+    first += f"from importlib.util import find_spec\n\nif not all(map(find_spec, {needed})):\n"
+    first += f'    %pip install -q "nclib{extra} @ git+{url}@{head}"'
     copy = nbformat.from_dict(notebook)
     copy.cells.insert(0, new_code_cell(first, id="install", metadata={"tags": ["install"]}))
     return copy

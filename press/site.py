@@ -13,10 +13,11 @@ import yaml
 from nclib.evidence.provenance import branch, commit, repository
 from nclib.runtime import home, write
 
-from . import BookError
+from . import BookError, api
 from .copies import downloads, launch
 
 LABEL = re.compile(r"(?:^\((?=\S+\)=)|\$\$ \(|:label: |^:name: |\{(?:exercise|solution)-start\} )([\w-]+)", re.M)
+DEFINED = re.compile(r"^(`{3,}\{prf:definition\} (.+))$", re.M)
 PICTURE = ("attacks", "fig-attack-arrows")  # the figure that the first page shows
 PROSE = shutil.ignore_patterns("*.ipynb", ".ipynb_checkpoints", "ruff.toml", ".ruff_cache", "runs")
 
@@ -72,6 +73,8 @@ def _assemble(profile: str, folder: Path) -> list[str]:
         if links := ", ".join(f"[{name}]({name}/{file})" for name in scales if file in twins[name]):
             _point(page, f"The same page at another scale: {links}.")
         nbformat.write(page, folder / file)
+    (folder / "api.md").write_text(api.page(), encoding="utf-8")
+    _link(folder)
     (folder / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False))
     (folder / "_config.yml").write_text(yaml.safe_dump(_configuration(), sort_keys=False))
     (folder / "_static" / "picture.svg").write_text(drawing(folder / f"{PICTURE[0]}.ipynb", PICTURE[1]))
@@ -87,9 +90,23 @@ def _add_twins(profile: str, shown: list[str], folder: Path) -> list[str]:
     for name, notebook in twins.items():
         relabel(notebook, labels, profile)
         back = f"[the twin of this page](../{name})"
+        notebook.metadata["nosearch"] = True  # its twin is found
         _point(notebook, f"Recorded under profile `{profile}`. This book's own run: {back}.")
         nbformat.write(notebook, folder / profile / name)
     return list(twins)
+
+
+def _link(folder: Path) -> None:
+    """Lead every name of the library, in any page's prose, to its entry, and put every definition in the index."""
+    known = {name: api.label(name) for entries in api.names().values() for name in entries}
+    for file in folder.rglob("*.ipynb"):
+        notebook = nbformat.read(file, 4)
+        for cell in notebook.cells:
+            if cell.cell_type == "markdown":
+                cell.source = DEFINED.sub(r"```{index} \2\n```\n\n\1", api.link(cell.source, known))
+        nbformat.write(notebook, file)
+    for file in folder.glob("*.md"):
+        file.write_text(api.link(file.read_text(encoding="utf-8"), known), encoding="utf-8")
 
 
 def _point(notebook, line: str) -> None:

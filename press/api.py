@@ -1,0 +1,106 @@
+"""The page of every public function, from the library itself: signature, docstring, example, the way to a chapter."""
+
+import ast
+import inspect
+import pkgutil
+import re
+import textwrap
+from importlib import import_module
+from pathlib import Path
+
+import yaml
+
+import nclib as nc
+
+from .profiles import book_folder
+
+SECTIONS = {  # heading -> the modules whose public names stand under it
+    "Data, networks, device": ("data", "models", "compute"), "Attacks": ("losses", "attacks"),
+    "Training": ("training",), "Measures": ("measures",), "Pages": ("evidence",),
+}  # fmt: skip
+MODULES = ("records", "ledger", "figures")
+NAME = re.compile(r"(?<![`\[])`(nc(?:lib)?(?:\.\w+)+)(?:\(\))?`(?!`)")
+
+
+def names() -> dict[str, dict[str, object]]:
+    """Heading -> name -> object: what nclib offers, then, as "nc.records.pick", what its modules and neighbours do."""
+    found: dict[str, dict[str, object]] = {heading: {} for heading in SECTIONS}
+    for name in (name for name in nc.__all__ if name not in MODULES):
+        place = getattr(nc, name).__module__.split(".")[1]
+        heading = next((h for h, places in SECTIONS.items() if place in places), "More")
+        found.setdefault(heading, {})[f"nc.{name}"] = getattr(nc, name)
+    for name in MODULES:
+        found[f"Module nc.{name}"] = _public(getattr(nc, name), f"nc.{name}")
+    folder = Path(nc.__file__).parent / "neighbours"
+    for module in pkgutil.iter_modules([str(folder)] if folder.is_dir() else []):
+        path = f"nclib.neighbours.{module.name}"
+        found[f"Module {path}"] = _public(import_module(path), path)
+    return {heading: entries for heading, entries in found.items() if entries}
+
+
+def _public(module, path: str) -> dict[str, object]:
+    own = {name: it for name, it in vars(module).items() if not name.startswith("_") and callable(it)}
+    return {f"{path}.{name}": it for name, it in own.items() if getattr(it, "__module__", "") == module.__name__}
+
+
+def label(name: str) -> str:
+    return "api-" + re.sub(r"[._]", "-", name.removeprefix("nc.").removeprefix("nclib.neighbours.")).lower()
+
+
+def link(text: str, known: dict[str, str]) -> str:
+    """A page's text with every name of the library that stands in code leading to its entry."""
+    parts = re.split(r"(^[`~:]{3,}(?:\{code.*|python|sh)?$(?s:.*?)^[`~]{3,}$|^#.*$)", text, flags=re.M)
+    def linked(it):
+        return f"[{it[0]}]({known[it[1]]})" if it[1] in known else it[0]
+    return "".join(part if number % 2 else NAME.sub(linked, part) for number, part in enumerate(parts))
+
+
+def page() -> str:
+    """``book/api.md`` with every entry below its text."""
+    text = (book_folder() / "api.md").read_text(encoding="utf-8")
+    examples = yaml.safe_load((book_folder() / "examples.yml").read_text(encoding="utf-8"))
+    chapter, entries = explained(), [text]
+    for heading, found in names().items():
+        entries.append(f"## {heading}\n")
+        for name, it in found.items():
+            entries.append(_entry(name, it, examples.get(name.removeprefix("nc.")), chapter.get(name)))
+    return "\n".join(entries)
+
+
+def explained() -> dict[str, str]:
+    """Name -> where the book explains it, as the notation's table of functions has it."""
+    rows = re.findall(
+        r"^\| ([^|]*`nc[^|]*) \|.*\| ([^|]+) \|$", (book_folder() / "notation.md").read_text("utf-8"), re.M
+    )
+    return {name: there for names, there in rows for name in re.findall(r"`(nc[\w.]+)`", names)}
+
+
+def _entry(name: str, it, example: str | None, chapter: str | None) -> str:
+    kind = "class" if inspect.isclass(it) else "function"
+    lines = [f"({label(name)})=", f"### `{name}`\n", f"````{{py:{kind}}} {name}({_parameters(it)})\n"]
+    lines += [_markdown(inspect.getdoc(it) or ""), "", *(_members(it) if kind == "class" else []), "````\n"]
+    lines += [f"```python\n{example}```\n"] if example else []
+    return "\n".join([*lines, f"Explained in {chapter}.\n" if chapter else ""])
+
+
+def _members(it) -> list[str]:
+    """A class's own methods and properties, each with the first line of what it says of itself."""
+    own = {name: its for name, its in vars(it).items() if not name.startswith("_") and inspect.getdoc(its)}
+    said = {name: inspect.getdoc(its).splitlines()[0] for name, its in own.items() if not isinstance(its, (str, int))}
+    return [f"- `.{name}`: {_markdown(words)}" for name, words in said.items()]
+
+
+def _parameters(it) -> str:
+    """What stands between the parentheses, as its source has it: 8 / 255, and not 0.0313…"""
+    (node,) = ast.parse(textwrap.dedent(inspect.getsource(it))).body
+    if isinstance(node, ast.FunctionDef):
+        return ast.unparse(node.args)
+    fields = (ast.unparse(field) for field in node.body if isinstance(field, ast.AnnAssign))
+    return ", ".join(field for field in fields if "field(" not in field)
+
+
+def _markdown(text: str) -> str:
+    """A docstring in Markdown: lines "name : what it is" as a list, angles as they are."""
+    text = re.sub(r"^([\w*]+(?:, [\w*]+)*) : (.*(?:\n {4}.*)*)", lambda it: f"- **{it[1]}**: {it[2]}", text, flags=re.M)
+    text = re.sub(r"\n+(?=- \*\*)", "\n", text).replace("\n- **", "\n\n- **", 1)
+    return "".join(p if p.startswith("``") else p.replace("<", r"\<") for p in re.split(r"(``.*?``)", text))
