@@ -14,6 +14,7 @@ from . import BookError, book, compare, copies, execute, grid, pdf, recording, s
 
 def main(words: list[str] | None = None) -> int:
     asked = _parser().parse_args(words)
+    os.environ.setdefault("PYTHONUTF8", "1")  # what is started from here reads and writes UTF-8 on Windows too
     if parent := os.environ.get("NCLIB_PARENT"):
         die_with(int(parent))
     try:

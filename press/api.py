@@ -2,9 +2,7 @@
 
 import ast
 import inspect
-import pkgutil
 import re
-import textwrap
 from importlib import import_module
 from pathlib import Path
 
@@ -14,26 +12,21 @@ import nclib as nc
 
 from .profiles import book_folder
 
-SECTIONS = {  # heading -> the modules whose public names stand under it
-    "Data, networks, device": ("data", "models", "compute"), "Attacks": ("losses", "attacks"),
-    "Training": ("training",), "Measures": ("measures",), "Pages": ("evidence",),
-}  # fmt: skip
+ROW = re.compile(r"^\| ([^|]*`nc[^|]*) \|.*\| ([^|]+) \|$", re.M)  # of the notation's table of functions
 MODULES = ("records", "ledger", "figures")
 NAME = re.compile(r"(?<![`\[])`(nc(?:lib)?(?:\.\w+)+)(?:\(\))?`(?!`)")
 
 
 def names() -> dict[str, dict[str, object]]:
     """Heading -> name -> object: what nclib offers, then, as "nc.records.pick", what its modules and neighbours do."""
-    found: dict[str, dict[str, object]] = {heading: {} for heading in SECTIONS}
+    found: dict[str, dict[str, object]] = {}
     for name in (name for name in nc.__all__ if name not in MODULES):
         place = getattr(nc, name).__module__.split(".")[1]
-        heading = next((h for h, places in SECTIONS.items() if place in places), "More")
-        found.setdefault(heading, {})[f"nc.{name}"] = getattr(nc, name)
+        found.setdefault("Pages" if place == "evidence" else place.capitalize(), {})[f"nc.{name}"] = getattr(nc, name)
     for name in MODULES:
         found[f"Module nc.{name}"] = _public(getattr(nc, name), f"nc.{name}")
-    folder = Path(nc.__file__).parent / "neighbours"
-    for module in pkgutil.iter_modules([str(folder)] if folder.is_dir() else []):
-        path = f"nclib.neighbours.{module.name}"
+    for file in sorted(Path(nc.__file__).parent.glob("neighbours/[a-z]*.py")):
+        path = f"nclib.neighbours.{file.stem}"
         found[f"Module {path}"] = _public(import_module(path), path)
     return {heading: entries for heading, entries in found.items() if entries}
 
@@ -50,29 +43,22 @@ def label(name: str) -> str:
 def link(text: str, known: dict[str, str]) -> str:
     """A page's text with every name of the library that stands in code leading to its entry."""
     parts = re.split(r"(^[`~:]{3,}(?:\{code.*|python|sh)?$(?s:.*?)^[`~]{3,}$|^#.*$)", text, flags=re.M)
-    def linked(it):
-        return f"[{it[0]}]({known[it[1]]})" if it[1] in known else it[0]
-    return "".join(part if number % 2 else NAME.sub(linked, part) for number, part in enumerate(parts))
+    for number in range(0, len(parts), 2):
+        parts[number] = NAME.sub(lambda it: f"[{it[0]}]({known[it[1]]})" if it[1] in known else it[0], parts[number])
+    return "".join(parts)
 
 
 def page() -> str:
     """``book/api.md`` with every entry below its text."""
-    text = (book_folder() / "api.md").read_text(encoding="utf-8")
-    examples = yaml.safe_load((book_folder() / "examples.yml").read_text(encoding="utf-8"))
-    chapter, entries = explained(), [text]
+    entries = [(book_folder() / "api.md").read_text("utf-8")]
+    examples = yaml.safe_load((book_folder() / "examples.yml").read_text("utf-8"))
+    rows = ROW.findall((book_folder() / "notation.md").read_text("utf-8"))
+    chapter = {name: there for names, there in rows for name in re.findall(r"`(nc[\w.]+)`", names)}  # which explains it
     for heading, found in names().items():
         entries.append(f"## {heading}\n")
         for name, it in found.items():
             entries.append(_entry(name, it, examples.get(name.removeprefix("nc.")), chapter.get(name)))
     return "\n".join(entries)
-
-
-def explained() -> dict[str, str]:
-    """Name -> where the book explains it, as the notation's table of functions has it."""
-    rows = re.findall(
-        r"^\| ([^|]*`nc[^|]*) \|.*\| ([^|]+) \|$", (book_folder() / "notation.md").read_text("utf-8"), re.M
-    )
-    return {name: there for names, there in rows for name in re.findall(r"`(nc[\w.]+)`", names)}
 
 
 def _entry(name: str, it, example: str | None, chapter: str | None) -> str:
@@ -92,7 +78,7 @@ def _members(it) -> list[str]:
 
 def _parameters(it) -> str:
     """What stands between the parentheses, as its source has it: 8 / 255, and not 0.0313…"""
-    (node,) = ast.parse(textwrap.dedent(inspect.getsource(it))).body
+    (node,) = ast.parse(inspect.getsource(it)).body
     if isinstance(node, ast.FunctionDef):
         return ast.unparse(node.args)
     fields = (ast.unparse(field) for field in node.body if isinstance(field, ast.AnnAssign))

@@ -14,7 +14,8 @@ from nclib.evidence.provenance import branch, commit, repository
 from nclib.runtime import home, write
 
 from . import BookError, api
-from .copies import downloads, launch
+from .copies import downloads, launchable
+from .profiles import chapters
 
 LABEL = re.compile(r"(?:^\((?=\S+\)=)|\$\$ \(|:label: |^:name: |\{(?:exercise|solution)-start\} )([\w-]+)", re.M)
 DEFINED = re.compile(r"^(`{3,}\{prf:definition\} (.+))$", re.M)
@@ -32,9 +33,9 @@ def render(profile: str) -> Path:
     scales = _assemble(profile, folder)
     digest = hashlib.sha256()
     for file in sorted(p for p in folder.rglob("*") if p.is_file()):
-        digest.update(str(file.relative_to(folder)).encode() + file.read_bytes())
+        digest.update(file.relative_to(folder).as_posix().encode() + file.read_bytes())
     stamp, index = place / "stamps" / "site.txt", site / "_build" / "html" / "index.html"
-    if index.exists() and stamp.exists() and stamp.read_text() == digest.hexdigest():
+    if index.exists() and stamp.exists() and stamp.read_text("utf-8") == digest.hexdigest():
         return index
     shutil.rmtree(site, ignore_errors=True)
     jupyter_book(folder, site)
@@ -60,7 +61,7 @@ def _assemble(profile: str, folder: Path) -> list[str]:
     """Put pages, prose, configuration and twins into the source folder. Returns the twins' profiles."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(home() / "book", folder, ignore=PROSE)
-    toc = yaml.safe_load((folder / "_toc.yml").read_text())
+    toc = yaml.safe_load((folder / "_toc.yml").read_text("utf-8"))
     pages = {p.name: nbformat.read(p, 4) for p in sorted((home() / "_build" / profile / "pages").glob("*.ipynb"))}
     listed = [f"{chapter['file']}.ipynb" for part in toc["parts"] for chapter in part["chapters"]]
     recorded = [p.parent.name for p in sorted((home() / "results").glob("*/pages"))]
@@ -73,11 +74,11 @@ def _assemble(profile: str, folder: Path) -> list[str]:
         if links := ", ".join(f"[{name}]({name}/{file})" for name in scales if file in twins[name]):
             _point(page, f"The same page at another scale: {links}.")
         nbformat.write(page, folder / file)
-    (folder / "api.md").write_text(api.page(), encoding="utf-8")
+    (folder / "api.md").write_text(api.page(), "utf-8")
     _link(folder)
-    (folder / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False))
-    (folder / "_config.yml").write_text(yaml.safe_dump(_configuration(), sort_keys=False))
-    (folder / "_static" / "picture.svg").write_text(drawing(folder / f"{PICTURE[0]}.ipynb", PICTURE[1]))
+    (folder / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False), "utf-8")
+    (folder / "_config.yml").write_text(yaml.safe_dump(_configuration(), sort_keys=False), "utf-8")
+    (folder / "_static" / "picture.svg").write_text(drawing(folder / f"{PICTURE[0]}.ipynb", PICTURE[1]), "utf-8")
     return scales
 
 
@@ -106,7 +107,7 @@ def _link(folder: Path) -> None:
                 cell.source = DEFINED.sub(r"```{index} \2\n```\n\n\1", api.link(cell.source, known))
         nbformat.write(notebook, file)
     for file in folder.glob("*.md"):
-        file.write_text(api.link(file.read_text(encoding="utf-8"), known), encoding="utf-8")
+        file.write_text(api.link(file.read_text("utf-8"), known), "utf-8")
 
 
 def _point(notebook, line: str) -> None:
@@ -140,6 +141,15 @@ def _outputs(notebook, mime: str) -> list:
     return [o for c in notebook.cells for o in c.get("outputs", []) if mime in o.get("data", {})]
 
 
+def export(pages: Path) -> None:
+    """Every figure of executed pages as a file under its own name: ``figures/<name>.svg`` beside them."""
+    (folder := pages.with_name("figures")).mkdir(exist_ok=True)
+    for page in pages.glob("*.ipynb"):
+        for cell in (cell for cell in nbformat.read(page, 4).cells if "mystnb" in cell.metadata):
+            if svg := drawing(page, name := cell.metadata.mystnb.figure.name):
+                write(folder / f"{name}.svg", svg)
+
+
 def drawing(notebook: Path, name: str) -> str | None:
     """The SVG of a named figure of an executed notebook; None where its parameters left it undrawn."""
     cells = nbformat.read(notebook, 4).cells
@@ -149,7 +159,7 @@ def drawing(notebook: Path, name: str) -> str | None:
 
 def _configuration() -> dict:
     """``_config.yml``, and where the checkout has a public repository, what leads there: launch, edit, issue."""
-    configuration = yaml.safe_load((home() / "_config.yml").read_text())
+    configuration = yaml.safe_load((home() / "_config.yml").read_text("utf-8"))
     if url := repository():
         owner, name = url.split("/")[-2:]
         address = f"https://{owner}.github.io/{name}/"
@@ -173,10 +183,12 @@ def _relink(site: Path, scales: list[str]) -> None:
     if not (url := repository()):
         return
     head, path = commit().removesuffix("+"), url.removeprefix("https://github.com/")
-    launch(site, url, head)
+    (site / "launch").mkdir()
+    for chapter in chapters():
+        nbformat.write(launchable(chapter, url, head), site / "launch" / f"{chapter}.ipynb")
     twins = re.compile(rf"(?<=/book/)(?:{'|'.join(scales) or '(?!)'})/(?=[\w-]+\.ipynb)")
     for page in site.rglob("*.html"):
-        text = twins.sub("", page.read_text())
+        text = twins.sub("", page.read_text("utf-8"))
         text = text.replace(f"/github/{path}/blob/{branch()}/book/", f"/github/{path}/blob/gh-pages/launch/")
         text = text.replace(f"/v2/gh/{path}/{branch()}?", f"/v2/gh/{path}/{head}?")
-        page.write_text(text.replace("lab/tree/book/", "lab/tree/_build/notebooks/"))
+        page.write_text(text.replace("lab/tree/book/", "lab/tree/_build/notebooks/"), "utf-8")

@@ -54,7 +54,7 @@ def page(chapter: str, variables: dict) -> Page:
 @cache
 def literals(notebook: Path, tag: str = "parameters") -> dict:
     """The literals of a notebook's ``parameters`` cell, or of one with another tag (empty where it has none)."""
-    cells = json.loads(notebook.read_text())["cells"]
+    cells = json.loads(notebook.read_text("utf-8"))["cells"]
     code = next(("".join(c["source"]) for c in cells if tag in c["metadata"].get("tags", [])), "")
     return {s.targets[0].id: ast.literal_eval(s.value) for s in ast.parse(code).body if isinstance(s, ast.Assign)}
 
@@ -68,8 +68,15 @@ def baseline(chapter: str, profile: str) -> dict:
     if file.exists():
         import yaml  # here, as only a checkout has profiles to read
 
-        usual |= {name: value for name, value in (yaml.safe_load(file.read_text()) or {}).items() if name in usual}
+        usual |= {
+            name: value for name, value in (yaml.safe_load(file.read_text("utf-8")) or {}).items() if name in usual
+        }
     return usual
+
+
+def in_the_book() -> bool:
+    """Does the press run this page? It says where records go."""
+    return "NCLIB_RECORDS" in os.environ
 
 
 def glue(prefix: str, **values) -> None:
@@ -81,7 +88,7 @@ def glue(prefix: str, **values) -> None:
         plain = value.item() if hasattr(value, "item") else value  # a number of numpy's or torch's, as Python's own
         key = f"{prefix}-{name.replace('_', '-')}"
         GLUED[key] = plain
-        if "NCLIB_RECORDS" in os.environ:
+        if in_the_book():
             bundle, more = format_display_data(plain)
             mime = "application/papermill.record/"
             record = {"scrapbook": {"name": key, "mime_prefix": mime}}
