@@ -47,10 +47,7 @@ COMMANDS = {  # name -> what it is for, and what it does; a number is the exit c
     "book": ("execute every chapter and render the site", lambda asked: print(book.make(asked.profile, asked.jobs))),
     "record": ("copy a finished book's evidence to results/", lambda asked: print(recording.record(asked.profile))),
     "compare": ("two runs side by side, in _build/compare", lambda asked: print(compare.write_page(asked.a, asked.b))),
-    "copies": (
-        "write plain notebooks to _build/<kind>",
-        lambda asked: print(*copies.write_copies(asked.kind), sep="\n"),
-    ),
+    "copies": ("plain notebooks, in _build/KIND", lambda asked: print(*copies.write_copies(asked.kind), sep="\n")),
     "pdf": ("print a finished book: _build/<profile>/book.pdf", lambda asked: print(pdf.print_book(asked.profile))),
     "sweep": ("execute a grid of runs, here or on a Ray cluster", _sweep),
 }

@@ -13,16 +13,17 @@ import nclib as nc
 from .profiles import book_folder
 
 ROW = re.compile(r"^\| ([^|]*`nc[^|]*) \|.*\| ([^|]+) \|$", re.M)  # of the notation's table of functions
+PARTS = {"models": "data", "compute": "data", "losses": "attacks", "evidence": "pages"}
 MODULES = ("records", "ledger", "figures")
 NAME = re.compile(r"(?<![`\[])`(nc(?:lib)?(?:\.\w+)+)(?:\(\))?`(?!`)")
 
 
-def names() -> dict[str, dict[str, object]]:
+def every_name() -> dict[str, dict[str, object]]:
     """Heading -> name -> object: what nclib offers, then, as "nc.records.pick", what its modules and neighbours do."""
     found: dict[str, dict[str, object]] = {}
     for name in (name for name in nc.__all__ if name not in MODULES):
         place = getattr(nc, name).__module__.split(".")[1]
-        found.setdefault("Pages" if place == "evidence" else place.capitalize(), {})[f"nc.{name}"] = getattr(nc, name)
+        found.setdefault(PARTS.get(place, place).capitalize(), {})[f"nc.{name}"] = getattr(nc, name)
     for name in MODULES:
         found[f"Module nc.{name}"] = _public(getattr(nc, name), f"nc.{name}")
     for file in sorted(Path(nc.__file__).parent.glob("neighbours/[a-z]*.py")):
@@ -36,25 +37,26 @@ def _public(module, path: str) -> dict[str, object]:
     return {f"{path}.{name}": it for name, it in own.items() if getattr(it, "__module__", "") == module.__name__}
 
 
-def label(name: str) -> str:
+def label_of(name: str) -> str:
     return "api-" + re.sub(r"[._]", "-", name.removeprefix("nc.").removeprefix("nclib.neighbours.")).lower()
 
 
-def link(text: str, known: dict[str, str]) -> str:
+def with_links(text: str, known: dict[str, str]) -> str:
     """A page's text with every name of the library that stands in code leading to its entry."""
+    entry = lambda name: known.get(name) or known.get(name.rpartition(".")[0])  # noqa: E731
     parts = re.split(r"(^[`~:]{3,}(?:\{code.*|python|sh)?$(?s:.*?)^[`~]{3,}$|^#.*$)", text, flags=re.M)
     for number in range(0, len(parts), 2):
-        parts[number] = NAME.sub(lambda it: f"[{it[0]}]({known[it[1]]})" if it[1] in known else it[0], parts[number])
+        parts[number] = NAME.sub(lambda it: f"[{it[0]}]({found})" if (found := entry(it[1])) else it[0], parts[number])
     return "".join(parts)
 
 
-def page() -> str:
+def functions_page() -> str:
     """``book/api.md`` with every entry below its text."""
     entries = [(book_folder() / "api.md").read_text("utf-8")]
     examples = yaml.safe_load((book_folder() / "examples.yml").read_text("utf-8"))
     rows = ROW.findall((book_folder() / "notation.md").read_text("utf-8"))
     chapter = {name: there for names, there in rows for name in re.findall(r"`(nc[\w.]+)`", names)}  # which explains it
-    for heading, found in names().items():
+    for heading, found in every_name().items():
         entries.append(f"## {heading}\n")
         for name, it in found.items():
             entries.append(_entry(name, it, examples.get(name.removeprefix("nc.")), chapter.get(name)))
@@ -63,7 +65,7 @@ def page() -> str:
 
 def _entry(name: str, it, example: str | None, chapter: str | None) -> str:
     kind = "class" if inspect.isclass(it) else "function"
-    lines = [f"({label(name)})=", f"### `{name}`\n", f"````{{py:{kind}}} {name}({_parameters(it)})\n"]
+    lines = [f"({label_of(name)})=", f"### `{name}`\n", f"````{{py:{kind}}} {name}({_parameters(it)})\n"]
     lines += [_markdown(inspect.getdoc(it) or ""), "", *(_members(it) if kind == "class" else []), "````\n"]
     lines += [f"```python\n{example}```\n"] if example else []
     return "\n".join([*lines, f"Explained in {chapter}.\n" if chapter else ""])

@@ -16,7 +16,7 @@ from nclib.runtime import home, moving_line
 from . import BookError
 from .execute import unchanged
 from .profiles import LEDGER, chapters, read_profile, source
-from .site import export, render
+from .site import export_figures, render
 
 
 def make(profile: str, jobs: int | None = None) -> Path:
@@ -28,7 +28,7 @@ def make(profile: str, jobs: int | None = None) -> Path:
     jobs = jobs or max(1, min(2, os.cpu_count() or 1))
     print(f"profile {profile}: {len(chapters(profile))} chapters, {jobs} at a time", flush=True)
     run_all(profile, jobs)
-    export(home() / "_build" / profile / "pages")
+    export_figures(home() / "_build" / profile / "pages")
     whole = chapters(profile) == chapters()
     index = render(profile) if whole else home() / "_build" / profile / "pages"
     here, before = load(home() / "_build" / profile / "records"), load(recorded(profile))

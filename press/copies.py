@@ -9,7 +9,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell
 
 from nclib.runtime import home, write
 
-from .plain import labels, plain
+from .plain import labels_elsewhere, without_myst
 from .profiles import chapters, source
 
 SOLUTION = re.compile(r"^`{3,}\{solution-(?:start|end)\}[^`]*`{3,}$", re.M)  # starts and ends take turns
@@ -23,10 +23,10 @@ def write_copies(kind: str) -> list[Path]:
     A copy that somebody has changed since it was written is left alone.
     """
     (folder := home() / "_build" / kind).mkdir(parents=True, exist_ok=True)
-    elsewhere, files = labels(), []
+    elsewhere, files = labels_elsewhere(), []
     for chapter in chapters():
         if made := KINDS[kind](nbformat.read(source(chapter), 4)):
-            file, copy = folder / f"{chapter}.ipynb", plain(made, elsewhere)
+            file, copy = folder / f"{chapter}.ipynb", without_myst(made, elsewhere)
             copy.metadata["nclib"] = {"written": _digest(copy)}
             there = nbformat.read(file, 4) if file.exists() else copy
             if there.metadata.get("nclib", {}).get("written") == _digest(there):
@@ -75,20 +75,20 @@ KINDS = {"notebooks": lambda it: it, "exercises": without_solutions, "retype": t
 
 def launchable(chapter: str, url: str, head: str):
     """A chapter, plain, with a first cell that installs nclib from a commit, where what it needs is missing."""
-    notebook = plain(nbformat.read(source(chapter), 4), labels())
+    notebook = without_myst(nbformat.read(source(chapter), 4), labels_elsewhere())
     code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
     extra, needed = ("[attacks]", ["nclib", "advertorch"]) if "nc.attack(" in code else ("", ["nclib"])
     first = "# Where it is missing, as on Colab, nclib is installed from the commit of this page.\n"
     first += f"from importlib.util import find_spec\n\nif not all(map(find_spec, {needed})):\n"
     first += f'    %pip install -q "nclib{extra} @ git+{url}@{head}"'
-    install = new_code_cell(first, id="install", metadata={"tags": ["install"]})
-    return nbformat.from_dict(notebook | {"cells": [install, *notebook.cells]})
+    notebook.cells.insert(0, new_code_cell(first, id="install", metadata={"tags": ["install"]}))
+    return notebook
 
 
-def downloads(site: Path, pages: Path) -> None:
+def write_downloads(site: Path, pages: Path) -> None:
     """What a rendered site's download buttons give: the executed pages, plain, those recorded at other scales too."""
-    elsewhere, sources = labels(), site / "_sources"
+    elsewhere, sources = labels_elsewhere(), site / "_sources"
     for file in sources.rglob("*.ipynb"):
         recorded = home() / "results" / file.parent.name / "pages"
         page = (pages if file.parent == sources else recorded) / file.name
-        nbformat.write(plain(nbformat.read(page, 4), elsewhere), file)
+        nbformat.write(without_myst(nbformat.read(page, 4), elsewhere), file)

@@ -27,13 +27,13 @@ PARAGRAPH = re.compile(r"(?s:<details>.*?</details>)|(?:.+\n?)+")
 RECORD = "application/papermill.record/"
 
 
-def plain(notebook, elsewhere: dict[str, str] | None = None):
+def without_myst(notebook, elsewhere: dict[str, str] | None = None):
     """A copy without MyST of an executed page or a source. ``elsewhere`` has other pages' labels, in words."""
     copy, words, cited = nbformat.from_dict(notebook), (elsewhere or {}) | own_labels(notebook), []
     values, executed, cells = _values(notebook), any(cell.get("outputs") for cell in copy.cells), []
     for cell in copy.cells:
         if cell.cell_type == "markdown":
-            text = markdown(cell.source, words, cited)
+            text = to_markdown(cell.source, words, cited)
             made = [new_markdown_cell(filled(text, values).data)] if executed else list(_pieces(text))
             for number, one in enumerate(made):
                 one.id = f"{cell.id}_{number}" if number else cell.id  # the same in every copy
@@ -45,7 +45,7 @@ def plain(notebook, elsewhere: dict[str, str] | None = None):
     return copy
 
 
-def markdown(text: str, words: dict[str, str], cited: list[str]) -> str:
+def to_markdown(text: str, words: dict[str, str], cited: list[str]) -> str:
     """MyST as plain Markdown; glued values as ``{{name:format}}``. Keys of what it cites are added to ``cited``."""
     parts, start = [], 0
     for block in BLOCK.finditer(text):
@@ -70,7 +70,7 @@ def _directive(name: str, title: str, body: str, words: dict[str, str], cited: l
         return ""
     if name == "math":
         return f"$$\n{raw}\n$$"
-    body = markdown(raw, words, cited)
+    body = to_markdown(raw, words, cited)
     if name in ("exercise", "solution-start"):
         return f"### Exercise: {title}\n\n{body}" if name == "exercise" else "**Solution**"
     if name == "dropdown":
@@ -100,17 +100,17 @@ def _role(name: str, text: str, words: dict[str, str], cited: list[str]) -> str:
 
 def own_labels(notebook) -> dict[str, str]:
     """What a page's labels are called on the page itself: "(3)", "Figure 2", "Definition “Neural collapse”"."""
-    found, figures, equations = {}, 0, 0
+    found, drawn, equations = {}, 0, 0
     for cell in notebook.cells:
         text = cell.source if cell.cell_type == "markdown" else ""
         if name := cell.metadata.get("mystnb", {}).get("figure", {}).get("name"):
-            found[name] = f"Figure {(figures := figures + 1)}"
+            found[name] = f"Figure {(drawn := drawn + 1)}"
         found |= {name: f"*{title.strip()}*" if title else name for name, title in TARGET.findall(text)}
         for name in EQUATION.findall(text):
             found[name] = f"({(equations := equations + 1)})"
         for kind, title, label in _labelled(text):
             called = f"{kind.removeprefix('prf:').capitalize()} “{title}”"
-            found[label] = f"Figure {(figures := figures + 1)}" if kind.endswith("figure") else called
+            found[label] = f"Figure {(drawn := drawn + 1)}" if kind.endswith("figure") else called
     return found
 
 
@@ -128,7 +128,7 @@ def _opened(body: str) -> tuple[str, str]:
     return body[len(head) :].strip("\n"), options.get("label") or options.get("name", "")
 
 
-def labels() -> dict[str, str]:
+def labels_elsewhere() -> dict[str, str]:
     """What the labels of all sources are called from another page: "equation (3) of *Attacks*"."""
     found = {}
     for file in sorted([*book_folder().glob("*.md"), *book_folder().glob("*.ipynb")]):
@@ -151,11 +151,11 @@ def _with_caption(cell, words: dict[str, str], cited: list[str]) -> list:
         if "scrapbook" in output.get("metadata", {}):  # a figure is shown where it was made, numbers are in the prose
             output.data = {kind.removeprefix(RECORD): it for kind, it in data.items() if "remove-output" in tags}
         elif "text/markdown" in data:
-            data["text/markdown"] = markdown("".join(data["text/markdown"]), words, cited)
+            data["text/markdown"] = to_markdown("".join(data["text/markdown"]), words, cited)
     cell.outputs = [output for output in cell.outputs if output.get("data", True)]
     if not (figure := cell.metadata.get("mystnb", {}).get("figure")):
         return [cell]
-    caption = _quote(words.get(figure.name, "Figure"), markdown(figure.caption, words, cited))
+    caption = _quote(words.get(figure.name, "Figure"), to_markdown(figure.caption, words, cited))
     return [cell, new_markdown_cell(caption, id=f"{cell.id}-caption")]
 
 
@@ -174,8 +174,8 @@ def _values(notebook) -> dict[str, object]:
 def _pieces(text: str):
     """A text as cells: what names glued values as code that says it, a figure alone, all else as Markdown."""
     blocks = map(str.strip, PARAGRAPH.findall(text))
-    for said, run in groupby(blocks, key=lambda it: it if PLACE.fullmatch(it) else bool(PLACE.search(it))):
-        piece, hidden = "\n\n".join(run), {"jupyter": {"source_hidden": True}, "tags": ["prose"]}
+    for said, group in groupby(blocks, key=lambda it: it if PLACE.fullmatch(it) else bool(PLACE.search(it))):
+        piece, hidden = "\n\n".join(group), {"jupyter": {"source_hidden": True}, "tags": ["prose"]}
         yield new_code_cell(f'nc.prose(r"""\n{piece}\n""")', metadata=hidden) if said else new_markdown_cell(piece)
 
 

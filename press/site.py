@@ -14,7 +14,7 @@ from nclib.evidence.provenance import branch, commit, repository
 from nclib.runtime import home, write
 
 from . import BookError, api
-from .copies import downloads, launchable
+from .copies import launchable, write_downloads
 from .profiles import chapters
 
 LABEL = re.compile(r"(?:^\((?=\S+\)=)|\$\$ \(|:label: |^:name: |\{(?:exercise|solution)-start\} )([\w-]+)", re.M)
@@ -39,7 +39,7 @@ def render(profile: str) -> Path:
         return index
     shutil.rmtree(site, ignore_errors=True)
     jupyter_book(folder, site)
-    downloads(index.parent, place / "pages")
+    write_downloads(index.parent, place / "pages")
     _relink(index.parent, scales)
     write(stamp, digest.hexdigest())
     return index
@@ -74,8 +74,8 @@ def _assemble(profile: str, folder: Path) -> list[str]:
         if links := ", ".join(f"[{name}]({name}/{file})" for name in scales if file in twins[name]):
             _point(page, f"The same page at another scale: {links}.")
         nbformat.write(page, folder / file)
-    (folder / "api.md").write_text(api.page(), "utf-8")
-    _link(folder)
+    (folder / "api.md").write_text(api.functions_page(), "utf-8")
+    _lead_names(folder)
     (folder / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False), "utf-8")
     (folder / "_config.yml").write_text(yaml.safe_dump(_configuration(), sort_keys=False), "utf-8")
     (folder / "_static" / "picture.svg").write_text(drawing(folder / f"{PICTURE[0]}.ipynb", PICTURE[1]), "utf-8")
@@ -97,17 +97,17 @@ def _add_twins(profile: str, shown: list[str], folder: Path) -> list[str]:
     return list(twins)
 
 
-def _link(folder: Path) -> None:
+def _lead_names(folder: Path) -> None:
     """Lead every name of the library, in any page's prose, to its entry, and put every definition in the index."""
-    known = {name: api.label(name) for entries in api.names().values() for name in entries}
+    known = {name: api.label_of(name) for entries in api.every_name().values() for name in entries}
     for file in folder.rglob("*.ipynb"):
         notebook = nbformat.read(file, 4)
         for cell in notebook.cells:
             if cell.cell_type == "markdown":
-                cell.source = DEFINED.sub(r"```{index} \2\n```\n\n\1", api.link(cell.source, known))
+                cell.source = DEFINED.sub(r"```{index} \2\n```\n\n\1", api.with_links(cell.source, known))
         nbformat.write(notebook, file)
     for file in folder.glob("*.md"):
-        file.write_text(api.link(file.read_text("utf-8"), known), "utf-8")
+        file.write_text(api.with_links(file.read_text("utf-8"), known), "utf-8")
 
 
 def _point(notebook, line: str) -> None:
@@ -141,7 +141,7 @@ def _outputs(notebook, mime: str) -> list:
     return [o for c in notebook.cells for o in c.get("outputs", []) if mime in o.get("data", {})]
 
 
-def export(pages: Path) -> None:
+def export_figures(pages: Path) -> None:
     """Every figure of executed pages as a file under its own name: ``figures/<name>.svg`` beside them."""
     (folder := pages.with_name("figures")).mkdir(exist_ok=True)
     for page in pages.glob("*.ipynb"):

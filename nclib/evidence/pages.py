@@ -80,7 +80,7 @@ def in_the_book() -> bool:
 
 
 def glue(prefix: str, **values) -> None:
-    """Values for the prose of a page: ``glue("attack", nc1_clean=x)`` fills ``{glue:text}`attack-nc1-clean```.
+    """Values for the prose of a page: ``glue("attack", nc1_clean=x)`` fills the place named ``attack-nc1-clean``.
 
     Where the press runs the page they are outputs as MyST-NB reads them. Elsewhere ``prose`` says them.
     """
