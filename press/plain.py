@@ -24,6 +24,7 @@ EQUATION = re.compile(r"\$\$[ \t]*\(([\w-]+)\)[ \t]*$", re.M)
 TARGET = re.compile(r"^\(([\w-]+)\)=[ \t]*\n(?:#+ (.+))?", re.M)
 LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])+)\]\((?!https?:|#?\w+:)([^()\s]*)\)")
 PARAGRAPH = re.compile(r"(?s:<details>.*?</details>)|(?:.+\n?)+")
+SAYING = {"cellView": "form", "jupyter": {"source_hidden": True}, "tags": ["prose"]}  # code hidden, on Colab too
 RECORD = "application/papermill.record/"
 
 
@@ -91,8 +92,7 @@ def _role(name: str, text: str, words: dict[str, str], cited: list[str]) -> str:
         return f"{{{{{text}}}}}"
     if name.startswith("cite"):
         cited += (keys := [key.strip() for key in text.split(",")])
-        form = "{} ({})" if name == "cite:t" else "{}, {}"
-        said = "; ".join(form.format(*_named(key)) for key in keys)
+        said = "; ".join(("{} ({})" if name == "cite:t" else "{}, {}").format(*_named(key)) for key in keys)
         return said if name == "cite:t" else f"({said})"
     named = re.fullmatch(r"(.+?)\s*<[^<>]+>", text, re.S)
     return named[1] if named else words.get(text, f"${text}$" if name == "math" else text.lstrip("~!"))
@@ -132,8 +132,8 @@ def labels_elsewhere() -> dict[str, str]:
     """What the labels of all sources are called from another page: "equation (3) of *Attacks*"."""
     found = {}
     for file in sorted([*book_folder().glob("*.md"), *book_folder().glob("*.ipynb")]):
-        text = file.read_text("utf-8")
-        cells = nbformat.reads(text, 4).cells if file.suffix == ".ipynb" else [new_markdown_cell(text)]
+        book = file.suffix == ".ipynb"
+        cells = nbformat.read(file, 4).cells if book else [new_markdown_cell(file.read_text("utf-8"))]
         title = re.search(r"^# (.+)$", "\n".join(cell.source for cell in cells if cell.cell_type == "markdown"), re.M)
         for label, words in own_labels(nbformat.v4.new_notebook(cells=cells)).items():
             kind = f"equation {words}" if words.startswith("(") else words
@@ -175,8 +175,8 @@ def _pieces(text: str):
     """A text as cells: what names glued values as code that says it, a figure alone, all else as Markdown."""
     blocks = map(str.strip, PARAGRAPH.findall(text))
     for said, group in groupby(blocks, key=lambda it: it if PLACE.fullmatch(it) else bool(PLACE.search(it))):
-        piece, hidden = "\n\n".join(group), {"jupyter": {"source_hidden": True}, "tags": ["prose"]}
-        yield new_code_cell(f'nc.prose(r"""\n{piece}\n""")', metadata=hidden) if said else new_markdown_cell(piece)
+        piece = "\n\n".join(group)
+        yield new_code_cell(f'nc.prose(r"""\n{piece}\n""")', metadata=SAYING) if said else new_markdown_cell(piece)
 
 
 @cache
@@ -197,7 +197,7 @@ def _named(key: str) -> tuple[str, str]:
 def _entry(key: str) -> str:
     """A line of the references: who, when, what, where, and a link to it."""
     entry, (_, year) = _bibliography()[key], _named(key)
-    has, people = entry.fields.get, ", ".join(" ".join(p.first_names + p.last_names) for p in entry.persons["author"])
+    has, people = entry.fields.get, "; ".join(map(str, entry.persons.get("author", [])))
     link = has("url") or (f"https://doi.org/{has('doi')}" if has("doi") else f"https://arxiv.org/abs/{has('eprint')}")
     place = has("journal") or has("booktitle") or has("note") or ""
     return re.sub(r"[{}]", "", f"{people} ({year}). [{has('title')}]({link}). {place}").strip()

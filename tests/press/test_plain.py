@@ -50,6 +50,12 @@ def test_citations_name_people_and_are_listed():
     assert last.source.startswith("## References") and "https://doi.org/10.1073/pnas.2015509117" in last.source
 
 
+@pytest.mark.parametrize("key", plain._bibliography())
+def test_everything_cited_has_a_title_with_a_link(key):
+    entry = plain._entry(key)
+    assert "None" not in entry and "{" not in entry and "](http" in entry
+
+
 def test_a_source_says_its_numbers_by_cells_and_an_executed_page_has_them():
     text = "## Seen\n\nIt is {glue:text}`my-number:.1f`.\n\nThat is {glue:md}`said-c1`\n\nAll."
     page = new_notebook(cells=[new_markdown_cell(text, id="a")])
