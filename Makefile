@@ -75,8 +75,8 @@ retype: .venv/installed  ## the chapters with their code cells emptied, to retyp
 	@$(BIN)/python -m press copies retype
 
 links: book  ## follow every link that leaves the site
-	$(BIN)/jupyter-book build _build/$(PROFILE)/source --builder linkcheck -q --path-output _build/$(PROFILE)/links \
-	  --config _build/$(PROFILE)/source/_config.yml --toc _build/$(PROFILE)/source/_toc.yml
+	cd _build/$(PROFILE)/source && $(CURDIR)/$(BIN)/jupyter-book build . --builder linkcheck -q --path-output ../links
+	@! grep "\[broken\]" _build/$(PROFILE)/links/_build/html/output.txt
 
 publish: pdf  ## push the site, PDF and launch notebooks to the branch gh-pages
 	$(PIP) ghp-import==2.1.0
