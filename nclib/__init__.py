@@ -29,7 +29,8 @@ _PLACES = {  # public name -> its module, and its name there
     "layer_names": "measures.layers:layer_names", "ncc_head": "measures.layers:ncc_head",
     "history": "measures.history:history", "boundary": "measures.boundary:boundary",
     "minimal_epsilon": "measures.boundary:minimal_epsilon", "page": "evidence.pages:page",
-    "glue": "evidence.pages:glue", "records": "evidence.records", "ledger": "evidence.ledger",
+    "glue": "evidence.pages:glue", "prose": "evidence.pages:prose", "records": "evidence.records",
+    "ledger": "evidence.ledger",
     "findings": "evidence.findings", "figures": "figures",
 }  # fmt: skip
 __all__ = list(_PLACES)

@@ -237,7 +237,7 @@ def player(
     fields = dict(circles="".join(circles), legend="".join(legend), data=data, last=len(frames) - 1)
     fields |= dict(dial=escape(dial), alt=escape(alt), still=escape(titles[-1]), corners=len(classes))
     fields["triangle"] = " ".join(f"{x},{y}" for x, y in places[-1][-3:])
-    template = Template(Path(__file__).with_name("player.html").read_text())
+    template = Template(Path(__file__).with_name("player.html").read_text("utf-8"))
     return HTML(template.substitute(fields, id="player-" + sha256(data.encode()).hexdigest()[:8]))
 
 

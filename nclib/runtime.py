@@ -79,7 +79,7 @@ def progress(steps: Iterable, label: str, total: int) -> Iterator:
     done = total - len(steps) if isinstance(steps, Sized) else 0
     options = dict(desc=label, total=total, initial=done, leave=False, ncols=79, mininterval=1)
     if path := os.environ.get("NCLIB_LOG"):
-        with open(path, "a") as file:
+        with open(path, "a", encoding="utf-8") as file:
             yield from tqdm(steps, file=file, **options)
     else:
         yield from tqdm(steps, disable=not (sys.stderr.isatty() or "ipykernel" in sys.modules), **options)
@@ -88,7 +88,7 @@ def progress(steps: Iterable, label: str, total: int) -> Iterator:
 def log(line: str) -> None:
     """One line about a long job: to the runner's log, or to stderr outside notebooks."""
     if path := os.environ.get("NCLIB_LOG"):
-        with open(path, "a") as file:
+        with open(path, "a", encoding="utf-8") as file:
             file.write(line + "\n")
     elif "ipykernel" not in sys.modules:
         print(line, file=sys.stderr, flush=True)
@@ -104,7 +104,7 @@ def moving_line(words: str) -> None:
 def note_use(what: str) -> None:
     """Where the runner asks for it (``NCLIB_USED`` names a file), a line for every network that a page uses."""
     if path := os.environ.get("NCLIB_USED"):
-        with open(path, "a") as file:
+        with open(path, "a", encoding="utf-8") as file:
             file.write(what + "\n")
 
 

@@ -10,11 +10,12 @@ import yaml
 from nclib.evidence.pages import number
 from nclib.runtime import die_with
 
-from . import BookError, book, compare, execute, exercises, grid, pdf, recording, sweep
+from . import BookError, book, compare, copies, execute, grid, pdf, recording, sweep
 
 
 def main(words: list[str] | None = None) -> int:
     asked = _parser().parse_args(words)
+    os.environ.setdefault("PYTHONUTF8", "1")  # what is started from here reads and writes UTF-8 on Windows too
     if parent := os.environ.get("NCLIB_PARENT"):
         die_with(int(parent))
     try:
@@ -53,7 +54,7 @@ COMMANDS = {  # name -> what it is for, and what it does; a number is the exit c
     "book": ("execute every chapter and render the site", lambda asked: print(book.make(asked.profile, asked.jobs))),
     "record": ("copy a finished book's evidence to results/", lambda asked: print(recording.record(asked.profile))),
     "compare": ("two runs side by side, in _build/compare", lambda asked: print(compare.write_page(asked.a, asked.b))),
-    "exercises": ("write chapters without solutions", lambda _: print(*exercises.write_copies(), sep="\n")),
+    "copies": ("plain notebooks, in _build/KIND", lambda asked: print(*copies.write_copies(asked.kind), sep="\n")),
     "pdf": ("print a finished book: _build/<profile>/book.pdf", lambda asked: print(pdf.print_book(asked.profile))),
     "doctor": ("what this machine and this checkout are", lambda _: print(_doctor())),
     "sweep": ("execute a grid of runs, here or on a Ray cluster", _sweep),
@@ -68,6 +69,7 @@ def _parser() -> ArgumentParser:
         on[name].add_argument("--profile", default="digits", help="a name in profiles/ (default: digits)")
     for side in ("a", "b"):
         on["compare"].add_argument(side, help="an executed chapter, its folder, or a profile that was run")
+    on["copies"].add_argument("kind", choices=copies.KINDS, help="chapters to run, without solutions, or to retype")
     on["book"].add_argument("--jobs", type=int, help="chapters at a time (default: 2, on two cores or more)")
     one, many = on["run"].add_argument, on["sweep"].add_argument
     one("chapter", help="e.g. book/attacks.ipynb or attacks")

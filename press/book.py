@@ -16,7 +16,7 @@ from nclib.runtime import home, moving_line
 from . import BookError
 from .execute import unchanged
 from .profiles import LEDGER, chapters, read_profile, source
-from .site import render
+from .site import export_figures, render
 
 
 def make(profile: str, jobs: int | None = None) -> Path:
@@ -28,6 +28,7 @@ def make(profile: str, jobs: int | None = None) -> Path:
     jobs = jobs or max(1, min(2, os.cpu_count() or 1))
     print(f"profile {profile}: {len(chapters(profile))} chapters, {jobs} at a time", flush=True)
     run_all(profile, jobs)
+    export_figures(home() / "_build" / profile / "pages")
     whole = chapters(profile) == chapters()
     index = render(profile) if whole else home() / "_build" / profile / "pages"
     here, before = load(home() / "_build" / profile / "records"), load(recorded(profile))
@@ -83,6 +84,6 @@ def _show(place: Path, running: dict) -> None:
     words = []
     for name in running:
         told = place / f"{name}.log"
-        last = told.read_text().replace("\r", "\n").strip().splitlines()[-1:] if told.exists() else []
+        last = told.read_text("utf-8").replace("\r", "\n").strip().splitlines()[-1:] if told.exists() else []
         words.append(f"{name}: {' '.join(last)[:60]}")
     moving_line(" | ".join(words))

@@ -1,5 +1,6 @@
 """Two runs of one chapter, or of the whole book, side by side: parameters, measures, verdicts, figures."""
 
+import json
 import re
 from base64 import b64encode
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import pandas as pd
 
 from nclib.evidence.ledger import judged
 from nclib.evidence.pages import literals
+from nclib.evidence.provenance import told
 from nclib.evidence.records import COLUMNS, read
 from nclib.runtime import home
 
@@ -29,6 +31,12 @@ class Side:
     name: str
     pages: dict[str, Path]
     records: pd.DataFrame
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """Device, commit and versions of its pages."""
+        files = [_table(page).with_suffix(".json") for page in self.pages.values()]
+        return told([json.loads(file.read_text("utf-8")) for file in files if file.exists()])
 
 
 def write_page(a: str, b: str) -> Path:

@@ -30,7 +30,9 @@ def perform(job: Job, house: Path, cpus: int) -> dict[str, bytes]:
     error.unlink(missing_ok=True)
     if done.returncode:
         write(error, done.stderr.strip() or f"its process ended with {done.returncode}")
-    return {str(f.relative_to(place)): f.read_bytes() for f in place.rglob("*") if f.is_file() and f.suffix != ".lock"}
+    return {
+        f.relative_to(place).as_posix(): f.read_bytes() for f in place.rglob("*") if f.is_file() and f.suffix != ".lock"
+    }
 
 
 def on_this_machine(sweep: Sweep, jobs: list[Job], at_once: int) -> Iterator[tuple[dict[Job, dict], int]]:

@@ -55,6 +55,8 @@ def run_chapter(chapter: str, profile: str, overrides: dict | None = None, outpu
     BookError with the cell's own error when a cell raises; the failed copy lies in ``failed``.
     """
     values = parameters(chapter, profile, overrides or {})
+    if output and (output.suffix != ".ipynb" or output.is_dir()):
+        raise BookError(f"-o {output}: name a notebook, for instance {output / source(chapter).name}")
     place, page, stamp = _place(chapter, profile, output)
     failed, told = place / "failed" / page.name, place / f"{page.stem}.log"
     recorded = (place if output else place / "records") / page.stem
@@ -111,6 +113,6 @@ def report(template: str, page: Path, values: dict, title: str, cwd: Path) -> Pa
     run_notebook(TEMPLATES / f"{template}.ipynb", partial, values, cwd)
     os.replace(partial, page)
     exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_output_prompt=True)
-    outline = Template((TEMPLATES / "page.html").read_text())
+    outline = Template((TEMPLATES / "page.html").read_text("utf-8"))
     write(html, outline.substitute(title=escape(title), body=exporter.from_filename(str(page))[0]))
     return html

@@ -95,7 +95,7 @@ def _load(file: Path) -> dict:
         there = ", ".join(f"sweeps/{f.name}" for f in sorted((home() / "sweeps").glob("*.yml")))
         raise BookError(f"no sweep file {str(file)!r}; choose one of {there}")
     try:
-        asked = yaml.safe_load(file.read_text())
+        asked = yaml.safe_load(file.read_text("utf-8"))
     except yaml.YAMLError as error:
         raise BookError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(asked, dict) or not asked.get("chapters"):

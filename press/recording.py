@@ -53,5 +53,5 @@ def networks(place: Path) -> dict[str, bool]:
 
 def _readme(records) -> None:
     """The README's table of verdicts, between its marks."""
-    before, _, after = re.split("|".join(MARK), (home() / "README.md").read_text())
+    before, _, after = re.split("|".join(MARK), (home() / "README.md").read_text("utf-8"))
     write(home() / "README.md", f"{before}{MARK[0]}\n{verdict_table(records)}{MARK[1]}{after}")

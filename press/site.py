@@ -13,9 +13,12 @@ import yaml
 from nclib.evidence.provenance import branch, commit, repository
 from nclib.runtime import home, write
 
-from . import BookError, browser
+from . import BookError, api, browser
+from .copies import launchable, write_downloads
+from .profiles import chapters
 
 LABEL = re.compile(r"(?:^\((?=\S+\)=)|\$\$ \(|:label: |^:name: |\{(?:exercise|solution)-start\} )([\w-]+)", re.M)
+DEFINED = re.compile(r"^(`{3,}\{prf:definition\} (.+))$", re.M)
 PICTURE = ("attacks", "fig-attack-arrows")  # the figure that the first page shows
 PROSE = shutil.ignore_patterns("*.ipynb", ".ipynb_checkpoints", "ruff.toml", ".ruff_cache", "runs")
 
@@ -30,12 +33,13 @@ def render(profile: str) -> Path:
     scales = _assemble(profile, folder)
     digest = hashlib.sha256()
     for file in sorted(p for p in folder.rglob("*") if p.is_file()):
-        digest.update(str(file.relative_to(folder)).encode() + file.read_bytes())
+        digest.update(file.relative_to(folder).as_posix().encode() + file.read_bytes())
     stamp, index = place / "stamps" / "site.txt", site / "_build" / "html" / "index.html"
-    if index.exists() and stamp.exists() and stamp.read_text() == digest.hexdigest():
+    if index.exists() and stamp.exists() and stamp.read_text("utf-8") == digest.hexdigest():
         return index
     shutil.rmtree(site, ignore_errors=True)
     jupyter_book(folder, site)
+    write_downloads(index.parent, place / "pages")
     _relink(index.parent, scales)
     write(stamp, digest.hexdigest())
     return index
@@ -58,7 +62,7 @@ def _assemble(profile: str, folder: Path) -> list[str]:
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(home() / "book", folder, ignore=PROSE)
     words = browser.export(folder) if (folder / browser.FOLDER).exists() else {}
-    toc = yaml.safe_load((folder / "_toc.yml").read_text())
+    toc = yaml.safe_load((folder / "_toc.yml").read_text("utf-8"))
     pages = {p.name: nbformat.read(p, 4) for p in sorted((home() / "_build" / profile / "pages").glob("*.ipynb"))}
     listed = [f"{chapter['file']}.ipynb" for part in toc["parts"] for chapter in part["chapters"]]
     recorded = [p.parent.name for p in sorted((home() / "results").glob("*/pages"))]
@@ -71,9 +75,11 @@ def _assemble(profile: str, folder: Path) -> list[str]:
         if links := ", ".join(f"[{name}]({name}/{file})" for name in scales if file in twins[name]):
             _point(page, f"The same page at another scale: {links}.")
         nbformat.write(page, folder / file)
-    (folder / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False))
-    (folder / "_config.yml").write_text(yaml.safe_dump(_configuration(words), sort_keys=False))
-    (folder / "_static" / "picture.svg").write_text(drawing(folder / f"{PICTURE[0]}.ipynb", PICTURE[1]))
+    (folder / "api.md").write_text(api.functions_page(), "utf-8")
+    _lead_names(folder)
+    (folder / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False), "utf-8")
+    (folder / "_config.yml").write_text(yaml.safe_dump(_configuration(words), sort_keys=False), "utf-8")
+    (folder / "_static" / "picture.svg").write_text(drawing(folder / f"{PICTURE[0]}.ipynb", PICTURE[1]), "utf-8")
     return scales
 
 
@@ -86,9 +92,23 @@ def _add_twins(profile: str, shown: list[str], folder: Path) -> list[str]:
     for name, notebook in twins.items():
         relabel(notebook, labels, profile)
         back = f"[the twin of this page](../{name})"
+        notebook.metadata["nosearch"] = True  # its twin is found
         _point(notebook, f"Recorded under profile `{profile}`. This book's own run: {back}.")
         nbformat.write(notebook, folder / profile / name)
     return list(twins)
+
+
+def _lead_names(folder: Path) -> None:
+    """Lead every name of the library, in any page's prose, to its entry, and put every definition in the index."""
+    known = {name: api.label_of(name) for entries in api.every_name().values() for name in entries}
+    for file in folder.rglob("*.ipynb"):
+        notebook = nbformat.read(file, 4)
+        for cell in notebook.cells:
+            if cell.cell_type == "markdown":
+                cell.source = DEFINED.sub(r"```{index} \2\n```\n\n\1", api.with_links(cell.source, known))
+        nbformat.write(notebook, file)
+    for file in folder.glob("*.md"):
+        file.write_text(api.with_links(file.read_text("utf-8"), known), "utf-8")
 
 
 def _point(notebook, line: str) -> None:
@@ -122,6 +142,15 @@ def _outputs(notebook, mime: str) -> list:
     return [o for c in notebook.cells for o in c.get("outputs", []) if mime in o.get("data", {})]
 
 
+def export_figures(pages: Path) -> None:
+    """Every figure of executed pages as a file under its own name: ``figures/<name>.svg`` beside them."""
+    (folder := pages.with_name("figures")).mkdir(exist_ok=True)
+    for page in pages.glob("*.ipynb"):
+        for cell in (cell for cell in nbformat.read(page, 4).cells if "mystnb" in cell.metadata):
+            if svg := drawing(page, name := cell.metadata.mystnb.figure.name):
+                write(folder / f"{name}.svg", svg)
+
+
 def drawing(notebook: Path, name: str) -> str | None:
     """The SVG of a named figure of an executed notebook; None where its parameters left it undrawn."""
     cells = nbformat.read(notebook, 4).cells
@@ -131,7 +160,7 @@ def drawing(notebook: Path, name: str) -> str | None:
 
 def _configuration(words: dict[str, str]) -> dict:
     """``_config.yml``, substitutions, and where there is a public repository, what leads there: launch, edit, issue."""
-    configuration = yaml.safe_load((home() / "_config.yml").read_text())
+    configuration = yaml.safe_load((home() / "_config.yml").read_text("utf-8"))
     if words:
         configuration["sphinx"]["config"] |= {"myst_substitutions": words, "html_extra_path": [browser.FOLDER.parts[0]]}
     if url := repository():
@@ -151,25 +180,18 @@ def _configuration(words: dict[str, str]) -> dict:
 def _relink(site: Path, scales: list[str]) -> None:
     """Lead the launch buttons to this very commit, and a twin's buttons to the source that both twins share.
 
-    Binder checks a commit out. Colab opens notebooks from a branch only: the published site's, whose ``launch/`` holds
-    the sources with a first cell that installs nclib from the commit.
+    Binder checks a commit out and makes plain notebooks of it. Colab opens notebooks from a branch only: the published
+    site's, whose ``launch/`` holds them with a first cell that installs nclib from the commit.
     """
     if not (url := repository()):
         return
     head, path = commit().removesuffix("+"), url.removeprefix("https://github.com/")
     (site / "launch").mkdir()
-    for file in (home() / "book").glob("*.ipynb"):
-        nbformat.write(launchable(nbformat.read(file, 4), url, head), site / "launch" / file.name)
+    for chapter in chapters():
+        nbformat.write(launchable(chapter, url, head), site / "launch" / f"{chapter}.ipynb")
     twins = re.compile(rf"(?<=/book/)(?:{'|'.join(scales) or '(?!)'})/(?=[\w-]+\.ipynb)")
     for page in site.rglob("*.html"):
-        text = twins.sub("", page.read_text())
+        text = twins.sub("", page.read_text("utf-8"))
         text = text.replace(f"/github/{path}/blob/{branch()}/book/", f"/github/{path}/blob/gh-pages/launch/")
-        page.write_text(text.replace(f"/v2/gh/{path}/{branch()}?", f"/v2/gh/{path}/{head}?"))
-
-
-def launchable(notebook, url: str, head: str):
-    """A source notebook with a first cell that installs nclib, where it is missing, from a commit."""
-    code = "try:  # where nclib is missing, as on Colab: install it from the commit of this page\n    import nclib\n"
-    code += f'except ModuleNotFoundError:\n    %pip install -q "nclib[chapters] @ git+{url}@{head}"'
-    notebook.cells.insert(0, nbformat.v4.new_code_cell(code, id="install"))
-    return notebook
+        text = text.replace(f"/v2/gh/{path}/{branch()}?", f"/v2/gh/{path}/{head}?")
+        page.write_text(text.replace("lab/tree/book/", "lab/tree/_build/notebooks/"), "utf-8")

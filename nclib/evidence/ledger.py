@@ -1,5 +1,7 @@
 """The ledger: every claim judged on every profile's records, as tables and boxes; and what the records cost."""
 
+import re
+
 import pandas as pd
 from IPython.display import HTML, Markdown
 
@@ -8,7 +10,7 @@ from ..seeds import words
 from . import beyond, paper
 from .claims import Claim, Judgement, judge
 from .companions import COMPANIONS
-from .pages import Page, glue
+from .pages import Page, glue, in_the_book
 from .records import of, origins, own, recorded
 from .sentences import said
 
@@ -95,6 +97,16 @@ def as_markdown(records: pd.DataFrame) -> str:
     return "\n".join(out)
 
 
+def boxes(records: pd.DataFrame) -> Markdown:
+    """``as_markdown``, shown: in the book as boxes, in a notebook elsewhere as quotes, which all Markdown has."""
+    text = as_markdown(records)
+    if not in_the_book():
+        text = re.sub(r" See \[the figure\]\([^)]*\)\.", "", text)
+        text = re.sub(r"^\(claim-.*\)=\n:::\{admonition\} (.+)\n:class: note\n", r"**\1**\n\n", text, flags=re.M)
+        text = "\n".join("" if line == ":::" else f"> {line}".rstrip() for line in text.splitlines())
+    return Markdown(text)
+
+
 def verdict_lines(records: pd.DataFrame, before: pd.DataFrame) -> list[str]:
     """A line for every claim: its verdict, and, where there are records of before, whether it agrees with theirs."""
     old, lines = dict(judged(before)[["id", "verdict"]].to_numpy()), []
@@ -132,10 +144,11 @@ def against_paper(records: pd.DataFrame, profile: str):
 
     The file maps a claim's id to a mapping of its conditions' names to numbers. ValueError for a name that is none.
     """
-    import yaml  # here, as only a checkout has the file
+    file, given = home() / "book" / "paper_values.yml", {}
+    if file.exists():
+        import yaml  # here, as only a checkout has the file
 
-    file = home() / "book" / "paper_values.yml"
-    given = (yaml.safe_load(file.read_text()) or {}) if file.exists() else {}
+        given = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     rows = []
     for claim in CLAIMS:
         findings = {f.condition.name: f.mean for f in judge(claim, records[records.profile == profile]).findings}

@@ -4,7 +4,6 @@ import ast
 import os
 import platform
 import re
-import resource
 import subprocess
 import sys
 from functools import cache
@@ -71,8 +70,8 @@ def library_key(folder: Path = Path(__file__).parents[1]) -> str:
     digest = sha256()
     for file in sorted(folder.rglob("*")):
         if file.is_file() and "__pycache__" not in file.parts:
-            content = syntax(file.read_text()).encode() if file.suffix == ".py" else file.read_bytes()
-            digest.update(f"{file.relative_to(folder)}\0".encode() + content)
+            content = syntax(file.read_text("utf-8")).encode() if file.suffix == ".py" else file.read_bytes()
+            digest.update(f"{file.relative_to(folder).as_posix()}\0".encode() + content)
     return digest.hexdigest()
 
 
@@ -100,11 +99,18 @@ def device_name(device="cpu") -> str:
 
 
 def peak_memory(device="cpu") -> float:
-    """The most memory, in GB, that this process or one that it started has held; on a GPU, what it held there."""
+    """The most memory, in GB, that this process or one that it started has held; on a GPU, what it held there.
+
+    NaN where the system does not tell.
+    """
     import torch
 
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return float("nan")
     usage = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return max(usage) * (1 if sys.platform == "darwin" else 1024) / 1e9  # Linux counts in KiB
 
@@ -112,6 +118,15 @@ def peak_memory(device="cpu") -> float:
 def environment(device="cpu") -> dict:
     """Device, versions and commit, as they go into every record."""
     return {"device": device_name(device), "versions": versions(), "commit": commit()}
+
+
+def told(origins: list[dict]) -> dict[str, str]:
+    """Device, commit and versions of several pages; where they differ, each."""
+    found: dict[str, list[str]] = {}
+    for origin in origins:
+        for name, word in {"device": origin["device"], "commit": origin["commit"], **origin["versions"]}.items():
+            found.setdefault(name, []).append(word)
+    return {name: ", ".join(dict.fromkeys(words)) for name, words in found.items()}
 
 
 def foot(origin: dict):

@@ -20,7 +20,7 @@ def narrow_to(browser, width):
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
 
-PAGES = ["intro", *(s.stem for s in SOURCES), "try-it", "rerun", "notation", "references"]
+PAGES = ["intro", *(s.stem for s in SOURCES), "findings", "try-it", "rerun", "notation", "api", "references"]
 TWINS = sorted(f"{p.parents[1].name}/{p.stem}" for p in (ROOT / "results").glob("*/pages/*.ipynb"))
 
 
@@ -135,7 +135,9 @@ def test_search_finds_the_simplex(site, browser):
     found = WebDriverWait(browser, 10).until(
         lambda b: b.execute_script("return [...document.querySelectorAll('#search-results li a')].map(a => a.href)")
     )
-    assert any("collapse.html" in link for link in found)
+    pages = [urllib.parse.urlparse(link).path for link in found]
+    assert "/collapse.html" in pages and len(set(pages)) == len(pages)
+    assert not [page for page in pages if page.count("/") > 1], "twins are not found: their pages are"
 
 
 def test_links_inside_the_site_lead_somewhere(site):
@@ -151,6 +153,48 @@ def test_links_inside_the_site_lead_somewhere(site):
             there = (page.parent / target).resolve() if target else page
             assert there in pages, f"{page.name}: {link}"
             assert not anchor or f'id="{anchor}"' in pages[there], f"{page.name}: {link}"
+
+
+def test_every_name_in_the_notation_leads_to_its_entry_and_back_to_a_chapter(site):
+    notation, entries = ((site[1] / f"{page}.html").read_text() for page in ("notation", "api"))
+    names = re.findall(r"`(nc\.[\w.]+)`", (ROOT / "book" / "notation.md").read_text())
+    assert len(names) > 40
+    for name in names:
+        (anchor,) = set(re.findall(rf'href="api\.html#([\w-]+)"[^>]*>(?:<\w+[^>]*>)*{re.escape(name)}<', notation))
+        entry = entries.split(f'id="{anchor}"')[1].split("<section")[0]
+        assert "Explained in" in entry and re.search(r'href="(?!api)[\w-]+\.html#', entry), name
+
+
+def test_names_in_prose_lead_to_their_entries_and_code_stays_code(site):
+    text = (site[1] / "attacks.html").read_text()
+    assert (
+        'href="api.html#api-robust-accuracy"' in text
+        and 'href="../api.html#' in (site[1] / "cifar10-mini" / "attacks.html").read_text()
+    )
+    assert not re.findall(r'<div class="highlight"><pre>[^/]*<a href="api', text)
+
+
+def test_the_index_has_definitions_measures_terms_and_functions(site):
+    text = (site[1] / "genindex.html").read_text()
+    for entry in ("Neural collapse", "Leap matrix", "NC1", "CDNV", "vertex", "nc.pgd()", "nc.records.pick()"):
+        assert re.search(rf'<a href="[^"]+">(?:<strong>)?{re.escape(entry)}', text), entry
+
+
+def test_how_to_cite_and_the_licence_are_on_the_site(site):
+    text = (site[1] / "intro.html").read_text()
+    words = re.sub(r"<[^>]+>", "", text)
+    assert "@article{su2024robustness," in words and "@software{nclib," in words
+    assert "MIT licence" in (site[1] / "attacks.html").read_text().split("</article>")[-1]
+
+
+def test_cells_that_run_alone_bear_a_mark(site, browser):
+    narrow_to(browser, 1400)
+    browser.get(f"{site[0]}/cheatsheet.html")
+    marks = browser.execute_script(
+        "return [...document.querySelectorAll('.tag_copyable .cell_input')]"
+        ".map(e => getComputedStyle(e, '::before').content)"
+    )
+    assert len(marks) == 10 and set(marks) == {'"runs by itself: copy it"', '"runs after the set-up cell: copy both"'}
 
 
 def test_links_without_a_public_repository_are_left_out(site):
@@ -174,7 +218,13 @@ def test_every_page_describes_itself(site):
 def test_every_notebook_page_can_be_downloaded(site):
     for source in SOURCES:
         assert f'href="_sources/{source.name}"' in (site[1] / f"{source.stem}.html").read_text()
-        assert nbformat.read(site[1] / "_sources" / source.name, 4).cells
+    downloads = sorted((site[1] / "_sources").rglob("*.ipynb"))
+    assert len(downloads) > len(SOURCES), "twins too"
+    for file in downloads:
+        notebook = nbformat.read(file, 4)
+        said = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+        assert not re.findall(r"\{[\w:.-]+\}`|^[`:]{3,}\{|\{\{", said, re.M), file
+        assert [output for cell in notebook.cells for output in cell.get("outputs", [])]
 
 
 def test_a_page_that_is_not_there_has_the_contents_beside_it(site):

@@ -1,9 +1,10 @@
 """The house: who may know whom, how large rooms are, and what a start costs."""
 
 import ast
+import re
 import subprocess
 import sys
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import pytest
 from conftest import ROOT
@@ -100,3 +101,28 @@ def test_the_contract_that_other_peoples_cells_rely_on(tmp_path):
     assert nc.measure(h, y, weight=None, bias=None, num_classes=None, centers=None)["nc1"] > 0
     means = nc.class_means(h, y)
     assert float(nc.similarity(means, means)["angle"].max()) == 0
+
+
+def test_everything_imports_where_only_unix_has_a_module(tmp_path):
+    """As on Windows; and there a page's records have no peak memory."""
+    code = """
+import importlib, math, pkgutil, sys
+for name in ("resource", "fcntl", "termios", "pwd", "grp", "tty", "pty", "syslog"):
+    sys.modules[name] = None
+import nclib, press
+for package in (nclib, press):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+from nclib.evidence.provenance import peak_memory
+assert math.isnan(peak_memory())
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_names_of_files_in_keys_and_texts_are_the_same_on_every_system():
+    """A relative path becomes text by ``as_posix``: "a/b", where Windows itself would write a backslash."""
+    assert PureWindowsPath("a\\b").relative_to("a").as_posix() == "b" != str(PureWindowsPath("a", "b"))
+    for file in sorted([*ROOT.glob("nclib/**/*.py"), *ROOT.glob("press/*.py")]):
+        for made in re.findall(r"relative_to\([^()]*\)(.{0,9})", file.read_text("utf-8")):
+            assert made.startswith((".as_posix", ".parts")), (file.name, made)

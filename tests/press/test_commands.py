@@ -20,6 +20,8 @@ REFUSED = [
     (["run", "attacks", "-o", "x.ipynb", "-p", "dataset", "mnits"], "unknown dataset 'mnits'; choose one of"),
     (["run", "attacks", "-o", "x.ipynb", "-p", "architecture", "resnet"], "unknown architecture 'resnet'"),
     (["run", "attacks", "-o", "x.ipynb", "-p", "seeds", "[one]"], "seeds must be a list of int"),
+    (["run", "attacks", "-o", "book"], "-o book: name a notebook, for instance book/attacks.ipynb"),
+    (["run", "attacks", "-o", "mine/"], "-o mine: name a notebook, for instance mine/attacks.ipynb"),
     (["run", "attacks", "-p", "epsilon", "0.1"], "overrides (-p) need an output file (-o)"),
     (["sweep", "sweeps/papr.yml"], "no sweep file 'sweeps/papr.yml'; choose one of"),
     (["sweep", "sweeps/paper.yml", "--select", "127"], "no run 127: sweeps/paper.yml has runs 1 to 126"),

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from conftest import command
 
+from nclib.evidence.provenance import told
 from nclib.evidence.records import read
 from press import BookError, compare
 
@@ -53,7 +54,7 @@ def test_the_page_shows_both_and_needs_nothing_beside_it(here, overridden):
     page = (here / "_build" / "compare" / "index.html").read_text()
     assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', page) and "<script" not in page
     assert page.count("data:image/svg+xml;base64,") == 2 * page.count("<figcaption>") >= 8
-    assert [word for word in ("epsilon", "C2", "C3", "C4") if word not in page] == []
+    assert [word for word in ("epsilon", "C2", "C3", "C4", "device", "commit", "torch") if word not in page] == []
     assert [word for word in ("Traceback", "import") if word in page] == []
 
 
@@ -98,6 +99,12 @@ def test_two_runs_may_lie_in_one_folder(recorded):
     """Each has its records beside it, under its own name."""
     one, two = compare.sides("twice/one.ipynb", "twice/two.ipynb")
     assert len(one.records) == len(two.records) > 0 and set(one.records.profile) == {"twice/one.ipynb"}
+
+
+def test_both_sides_say_where_they_come_from(recorded):
+    a, b = (side.origin for side in compare.sides("results/digits", "results/cifar10-mini"))
+    assert a["commit"] and a["device"] and a["torch"].startswith("2.") and a.keys() == b.keys()
+    assert told([{"device": d, "commit": "c", "versions": {"torch": "2"}} for d in "xyx"])["device"] == "x, y"
 
 
 def test_a_figure_that_one_run_did_not_draw(recorded):

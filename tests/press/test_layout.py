@@ -19,7 +19,7 @@ def imported(tree: ast.Module) -> set[str]:
 
 def test_rooms_are_small():
     lines = {file.stem: len(file.read_text().splitlines()) for file in FILES}
-    assert max(lines.values()) <= 300 and sum(lines.values()) < 1650, lines
+    assert max(lines.values()) <= 300 and sum(lines.values()) < 1900, lines
 
 
 def test_no_module_imports_itself_in_a_circle():

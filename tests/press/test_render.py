@@ -31,7 +31,7 @@ def chapter(executed: bool, title: str = TITLE):
 def house(tmp_path, monkeypatch):
     """A book of a root and a chapter, executed here and recorded at another scale."""
     shutil.copytree(ROOT / "book" / "_static", tmp_path / "book" / "_static")
-    for name in ("book/references.bib", "_config.yml"):
+    for name in ("book/references.bib", "book/api.md", "book/examples.yml", "book/notation.md", "_config.yml"):
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "book" / "intro.md").write_text("# A book\n\nIt has [a chapter](ch-attacks).\n")
     toc = {"format": "jb-book", "root": "intro", "parts": [{"caption": "One", "chapters": [{"file": "attacks"}]}]}
@@ -54,12 +54,19 @@ def test_twins_are_linked_both_ways_and_buttons_lead_to_this_commit(house):
     for text in (page, twin):
         links = re.findall(r'href="([^"]+)"', text)
         assert "https://colab.research.google.com/github/someone/some-book/blob/gh-pages/launch/attacks.ipynb" in links
-        assert f"https://mybinder.org/v2/gh/someone/some-book/{head}?urlpath=lab/tree/book/attacks.ipynb" in links
+        assert (
+            f"https://mybinder.org/v2/gh/someone/some-book/{head}?urlpath=lab/tree/_build/notebooks/attacks.ipynb"
+            in links
+        )
         assert f"{at}/edit/{provenance.branch()}/book/attacks.ipynb" in links
         assert any(link.startswith(f"{at}/issues/new?") for link in links)
     first, *rest = nbformat.read(html / "launch" / "attacks.ipynb", 4).cells
     assert f"git+{at}@{head}" in first.source
-    assert [cell.source for cell in rest] == [cell.source for cell in chapter(executed=False).cells]
+    title, figure, caption = rest
+    assert title.source == "# A chapter\n\n> **In short.** It has Figure 1." and figure.source == "draw()"
+    assert caption.source == "> **Figure 1.** A triangle."
+    assert nbformat.read(html / "_sources" / "bigger" / "attacks.ipynb", 4).cells[1].outputs, "downloads are executed"
+    assert "twin" not in nbformat.read(html / "_sources" / "bigger" / "attacks.ipynb", 4).cells[0].source
     before = (html / "index.html").stat().st_mtime_ns
     assert site.render("mine").stat().st_mtime_ns == before, "nothing changed, nothing is rendered"
 
