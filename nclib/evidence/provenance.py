@@ -122,14 +122,20 @@ def foot(origin: dict):
         f"trained {trained[key]}"
         for key, r in origin["recipes"].items()
     ]
-    first = next(iter(origin["recipes"].values()))
-    drops = " and ".join(f"{share:g}" for share in first["drops"])
-    schedule = f"{first['epochs']} epochs (the paper: 400), learning rate down tenfold after {drops} of them"
+    networks += [
+        f"{key}: {one['name']}, seed {one['settings'].get('seed')}, {seconds[key]:.0f} s, trained {trained[key]}"
+        for key, one in origin.get("kept", {}).items()
+    ]
+    schedule = {}
+    if first := next(iter(origin["recipes"].values()), None):
+        drops = " and ".join(f"{share:g}" for share in first["drops"])
+        words = f"{first['epochs']} epochs (the paper: 400), learning rate down tenfold after {drops} of them"
+        schedule = {"schedule": words}
     parameters = (f"{name} {value}" for name, value in origin["parameters"].items() if name != "profile")
     lines = {
         "profile": origin["name"],
         "parameters": ", ".join(parameters),
-        "schedule": schedule,
+        **schedule,
         "models (recipe key)": "; ".join(networks),
         "device": origin["device"],
         "this page": f"{origin['seconds']:.0f} s, training not already done included",
