@@ -46,7 +46,7 @@ def zonotope(net: nn.Sequential, star: Star) -> Star:
     return star
 
 
-def crown(net: nn.Sequential, star: Star, forms: Tensor | None = None, part: int = 512) -> tuple[list, Tensor | None]:
+def crown(net: nn.Sequential, star: Star, forms: Tensor | None = None, part: int = 128) -> tuple[list, Tensor | None]:
     """CROWN: bounds (C, H, W) twice for the input of every ReLU, and, for linear forms (n, C, H, W) of the output,
     their lower bounds (n,). Lower slopes are 1 where u > -l, else 0. ValueError for max pooling."""
     layers, known = list(net), []

@@ -60,7 +60,7 @@ def scenes(dataset: str, split: str, count: int) -> tuple[Tensor, Tensor]:
             digit = draw(len(classes))
             for _ in range(60):
                 top, left = draw(height - side + 1), draw(width - side + 1)
-                if all(abs(top - t) >= side or abs(left - l) >= side for t, l in taken):
+                if all(abs(top - row) >= side or abs(left - column) >= side for row, column in taken):
                     box = (scene, slice(top, top + side), slice(left, left + side))
                     x[:, 0][box] = images[digit]
                     y[box][images[digit] >= INK] = classes[digit]
@@ -77,7 +77,8 @@ def network(name: str, dataset: str, seed: int) -> nn.Sequential:
     """A fresh segmentation network, scenes (N, 1, H, W) to logits (N, classes, H, W).
 
     "average" pools twofold and goes back up by a transposed convolution; "maximum" pools by the maximum; "dilated"
-    stays at full resolution; "deep" has twice as many ReLU layers. On MNIST's canvas all are larger. ValueError for
+    stays at full resolution; "deep" has twice as many ReLU layers, the later ones narrower. On MNIST's canvas all are
+    larger. ValueError for
     another name or data set.
     """
     _choice("network", name, NETWORKS)
@@ -98,9 +99,9 @@ def network(name: str, dataset: str, seed: int) -> nn.Sequential:
         layers = [*conv(1, 6, 5), smooth(), *conv(6, 8, 5, 2), smooth(), *conv(8, 16, 5, 4), smooth()]
         layers.append(nn.Conv2d(16, classes, 1))
     elif small:
-        more = conv(6, 6, 3), conv(16, 16, 3)
-        first, second = more if name == "deep" else ([], [])
-        layers = [*conv(1, 6, 3), *first, pool(2), *conv(6, 16, 5), *second, nn.ConvTranspose2d(16, classes, 4, 2, 1)]
+        first, wide, second = (conv(6, 6, 3), 8, conv(8, 8, 3)) if name == "deep" else ([], 16, [])
+        layers = [*conv(1, 6, 3), *first, pool(2), *conv(6, wide, 5), *second]
+        layers.append(nn.ConvTranspose2d(wide, classes, 4, 2, 1))
     else:
         second, third = (conv(16, 16, 3), conv(32, 32, 3)) if name == "deep" else ([], [])
         layers = [*conv(1, 6, 5), pool(2), *conv(6, 16, 5), *second, pool(2), *conv(16, 32, 5), *third]

@@ -118,7 +118,7 @@ def maximise(star: Star, forms: np.ndarray) -> np.ndarray:
     """
     low, high = star.lower.numpy(), star.upper.numpy()
     found = forms[:, 0] + np.maximum(forms[:, 1:] * low, forms[:, 1:] * high).sum(1)
-    forms, rows = _without_upper_faces(star, forms)
+    forms, rows = _settled(star, forms)
     A, d, owner = star.A[rows], star.d[rows], star.owner[rows]
     cones, step = forms[:, 1:] != 0, _step(A, owner)
     while (wider := cones | ((cones @ step) > 0)).sum() > cones.sum():
@@ -136,16 +136,22 @@ def maximise(star: Star, forms: np.ndarray) -> np.ndarray:
     return found
 
 
-def _without_upper_faces(star: Star, forms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Forms after the upper faces of the predicates that no other row names, and the rows that are left."""
+def _settled(star: Star, forms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Forms after every step that is known beforehand, and the rows that are left: a predicate that no other row names
+    goes, where the form rises with it, to its upper face, or, where it has none, to the end of its box."""
     A, newest, above = star.A.tocoo(), np.ones(star.predicates, dtype=bool), np.zeros(len(star.owner), dtype=bool)
     own = A.col == star.owner[A.row]
     newest[A.col[~own]] = False
+    newest[np.setdiff1d(np.arange(star.predicates), star.owner)] = False
     above[A.row[own]] = A.data[own] > 0
     face = above & newest[star.owner]
     push = np.maximum(forms[:, 1 + star.owner[face]], 0)
-    moved = np.concatenate([(push @ star.d[face])[:, None], -(push @ star.A[face])], axis=1)
-    return forms + moved, np.flatnonzero(~face)
+    forms = forms + np.concatenate([(push @ star.d[face])[:, None], -(push @ star.A[face])], axis=1)
+    newest[star.owner[face]] = False
+    free = 1 + np.flatnonzero(newest)
+    forms[:, 0] += np.maximum(forms[:, free], 0) @ star.upper.numpy()[free - 1]
+    forms[:, free] = np.minimum(forms[:, free], 0)
+    return forms, np.flatnonzero(~face)
 
 
 def _step(A: csr_array, owner: np.ndarray) -> csr_array:
@@ -166,7 +172,7 @@ def _solve(forms, A, d, low, high, cones, kept) -> np.ndarray | None:
     (of_row, at_row), (of_column, at_column) = np.nonzero(kept), np.nonzero(cones)
     w, limit = forms[:, 1:][cones], d[at_row]
     bounds = np.stack([low[at_column], high[at_column]], axis=1)
-    done = linprog(-w, block, limit, bounds=bounds, method="highs-ds")
+    done = linprog(-w, block, limit, bounds=bounds, method="highs-ds", options={"presolve": False})
     if done.status != 0:
         return None
     y = np.maximum(-done.ineqlin.marginals, 0)
@@ -212,11 +218,13 @@ def relu(star: Star, share: float, rule: str, generator=None, known=None, memory
     some = open_[below & (high[open_] > 0)]
     low[some] = low[some].maximum(-torch.from_numpy(maximise(star, -forms[some].numpy())))
     live = open_[(low[open_] < 0) & (high[open_] > 0)]
-    l, u, x = low[live], high[live], forms[live]
-    face = -(u / (u - l))[:, None] * x
-    face[:, 0] += u * l / (u - l)
-    rows = [(x, range(len(live)), -1.0), (face, range(len(live)), 1.0)]  # x - y <= 0, y - u (x - l) / (u - l) <= 0
-    return _grown(star, forms.T * (high > 0), star.images.shape[1:], live, (torch.zeros_like(u), u), rows, memory)
+    slope, x = high[live] / (high[live] - low[live]), forms[live]
+    face = -slope[:, None] * x
+    face[:, 0] += slope * low[live]
+    one = range(len(live))
+    rows = [(x, one, -1.0), (face, one, 1.0)]  # x - y <= 0 and y - u (x - l) / (u - l) <= 0
+    ends = torch.zeros(len(live), dtype=torch.float64), high[live]
+    return _grown(star, forms.T * (high > 0), star.images.shape[1:], live, ends, rows, memory)
 
 
 def max_pool(layer: nn.MaxPool2d, star: Star, memory: float = 2.0) -> Star:

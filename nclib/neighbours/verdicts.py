@@ -4,7 +4,6 @@ The reference is the network's own map of the clean image. A pixel is robust whe
 point of the set, attacked where it wins at none.
 """
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
@@ -104,3 +103,52 @@ def by_line(net: nn.Sequential, star: Star, reference: Tensor) -> Tensor:
     verdict = robust.long()
     verdict[*open_[~between].T] = -1
     return verdict
+
+
+def refuted(
+    net: nn.Sequential,
+    star: Star,
+    reference: Tensor,
+    where: Tensor,
+    steps: int = 20,
+    generator: Generator | None = None,
+) -> Tensor:
+    """Pixels (H, W) that a point of the set takes from the reference: PGD on the predicates' box, a start and a path of
+    its own for every pixel of the mask ``where``. A star with rows is refused: its box is larger than the set."""
+    if len(star.d):
+        raise ValueError("points are drawn from the box of a star without rows: the input set")
+    rows, columns = where.nonzero(as_tuple=True)
+    one, low, high = torch.arange(len(rows)), star.lower, star.upper
+    a = low + (high - low) * torch.rand(len(rows), star.predicates, generator=generator, dtype=torch.float64)
+    found, own = torch.zeros_like(reference, dtype=torch.bool), reference[rows, columns]
+    for step in range(steps + 1 if len(rows) else 0):
+        a.requires_grad_()
+        scores = net(star.at(a))
+        here = scores[one, :, rows, columns]
+        lead = here[one, own] - here.scatter(1, own[:, None], -torch.inf).amax(1)
+        (gradient,) = torch.autograd.grad(lead.sum(), a)
+        found |= (scores.argmax(1) != reference).any(0)
+        a = a.detach() - (high - low) * (1 - step / (steps + 1)) / 2 * gradient.sign()
+        a = torch.minimum(torch.maximum(a, low), high)
+    return found
+
+
+def measures(verdict: Tensor, reference: Tensor, attacked: Tensor) -> dict[str, float]:
+    """Measures of a map of verdicts (H, W); ``attacked`` (H, W) marks the pixels that the set moves.
+
+    rv: the robust share; unknown: the undecided share; rs: pixels not proven robust for each attacked one (NaN where
+    none is); iou: the robust share of each class of the reference, their mean; iou_tool: the same with "unknown" and
+    "attacked" as two more classes, which count 0 where they occur, as the paper's tool has it; collateral: rv without
+    the attacked pixels.
+    """
+    robust, count = verdict == 1, int(attacked.sum())
+    shares = [robust[reference == c].double().mean() for c in reference.unique()]
+    extra = sum(bool((verdict == v).any()) for v in (0, -1))
+    return {
+        "rv": float(robust.double().mean()),
+        "unknown": float((verdict == 0).double().mean()),
+        "rs": int((~robust).sum()) / count if count else float("nan"),
+        "iou": float(torch.stack(shares).mean()),
+        "iou_tool": float(torch.stack(shares).sum() / (len(shares) + extra)),
+        "collateral": float(robust[~attacked].double().mean()),
+    }
