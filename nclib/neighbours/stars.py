@@ -228,9 +228,12 @@ def relu(star: Star, share: float, rule: str, generator=None, known=None, memory
 
 
 def max_pool(layer: nn.MaxPool2d, star: Star, memory: float = 2.0) -> Star:
-    """Max pooling: the element that surely leads its window, or, where none does, a new predicate above them all."""
+    """Max pooling: the element that surely leads its window, or, where none does, a new predicate above them all.
+    ValueError where windows do not divide the images."""
     channels, height, width = star.images.shape[1:]
     side, forms = layer.kernel_size, star.images.flatten(1).T
+    if height % side or width % side:
+        raise ValueError(f"{height}x{width} images cannot be pooled by {side} without a rest")
     low, high = (bound.flatten() for bound in ranges(star))
     place = torch.arange(len(forms), dtype=torch.float64).view(channels, 1, height, width)
     windows = F.unfold(place, side, stride=side).long().transpose(1, 2).flatten(0, 1)  # (windows, side^2)
@@ -259,10 +262,11 @@ def _grown(star: Star, base: Tensor, shape, places: Tensor, ends: tuple, rows: l
     images[1 + old + torch.arange(new), places] = 1
     parts, limits, owners = [], [star.d], [star.owner]
     for form, owner, sign in rows:
-        own = csr_array((np.full(len(form), sign), (np.arange(len(form)), np.asarray(owner))), shape=(len(form), new))
+        owner = np.asarray(owner, dtype=int)
+        own = csr_array((np.full(len(form), sign), (np.arange(len(form)), owner)), shape=(len(form), new))
         parts.append(hstack([csr_array(form[:, 1:].numpy()), own]))
         limits.append(-form[:, 0].numpy())
-        owners.append(old + np.asarray(owner))
+        owners.append(old + owner)
     A = vstack([hstack([star.A, csr_array((len(star.d), new))]), *parts]).tocsr()
     lower, upper = (torch.cat([was, end]) for was, end in zip((star.lower, star.upper), ends))
     return Star(images.view(-1, *shape), lower, upper, A, np.concatenate(limits), np.concatenate(owners), star.counts)
