@@ -4,6 +4,9 @@ The reference is the network's own map of the clean image. A pixel is robust whe
 point of the set, attacked where it wins at none.
 """
 
+from dataclasses import replace
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
@@ -88,11 +91,22 @@ def by_crown(net: nn.Sequential, star: Star, reference: Tensor) -> Tensor:
     return (low.view(*reference.shape, classes - 1) > SLACK).all(2).long()
 
 
-def by_line(net: nn.Sequential, star: Star, reference: Tensor) -> Tensor:
-    """Verdicts (H, W) of a set with one predicate, exact: 0 where the reference wins at some points only."""
+def by_line(net: nn.Sequential, star: Star, reference: Tensor, parts: int | None = None) -> Tensor:
+    """Verdicts (H, W) of a set with one predicate, exact: 0 where the reference wins at some points only.
+
+    A long line is walked in ``parts``, by default so many that the knots of each fit in memory.
+    """
+    parts = parts or 1 + reference.numel() // 700
+    ends = torch.linspace(float(star.lower), float(star.upper), 1 + parts, dtype=torch.float64)
+    pieces = [replace(star, lower=one[None], upper=other[None]) for one, other in pairwise(ends)]
+    found = torch.stack([_by_line(net, piece, reference) for piece in pieces])
+    return torch.where((found == 1).all(0), 1, torch.where((found == -1).all(0), -1, 0))
+
+
+def _by_line(net: nn.Sequential, star: Star, reference: Tensor) -> Tensor:
     _, scores = line(net, star)
-    lead = scores.gather(1, reference[None, None].expand(len(scores), 1, -1, -1)) - scores
-    lead.scatter_(1, reference[None, None].expand(len(scores), 1, -1, -1), float("inf"))
+    own = reference.expand(len(scores), 1, -1, -1)
+    lead = (scores.gather(1, own) - scores).scatter(1, own, float("inf"))
     robust = (lead > 0).all(1).all(0)
     open_ = (~robust & (lead.amin(1) < 0).all(0)).nonzero()  # the reference leads at no knot; between two of them?
     start, end = lead[:-1, :, *open_.T], lead[1:, :, *open_.T]

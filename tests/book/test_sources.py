@@ -51,7 +51,7 @@ class TestSource:
             assert not re.findall(r"\d+\.\d+", typed.replace("0.999", ""))
 
 
-@pytest.mark.parametrize("chapter", ["collapse", "attacks", "adversarial-training", "layers"])
+@pytest.mark.parametrize("chapter", ["collapse", "attacks", "adversarial-training", "layers", "verification"])
 def test_chapters_share_one_skeleton(chapter):
     headings = re.findall(r"^## (.+)$", prose(ROOT / "book" / f"{chapter}.ipynb"), re.M)
     skeleton = ["The question", "What to expect, and why", "Parameters", "The mathematics", "What we see",
@@ -92,4 +92,4 @@ def test_every_profile_is_explained():
     for name in PROFILES:
         row = next(line for line in rerun.splitlines() if line.startswith(f"| `{name}`"))
         profile = profiles.read_profile(name)
-        assert f" {profile['epochs']}," in row
+        assert "epochs" not in profile or f" {profile['epochs']}," in row
