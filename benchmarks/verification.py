@@ -118,9 +118,7 @@ def memory(net, image) -> None:
         _, most = tracemalloc.get_traced_memory()  # arrays of numpy; those of torch are counted by their size
         tracemalloc.stop()
         held = out.images.nelement() * 8 / 1e6
-        print(
-            f"   {out.predicates:5d} predicates: {held:7.1f} MB of generators, {most / 1e6:7.1f} MB of rows and programs"
-        )
+        print(f"   {out.predicates:5d} predicates: {held:7.1f} MB of generators, {most / 1e6:7.1f} MB of rows")
     try:
         stars.reach(net, verdicts.darkened(image, 60, 1.0), 1.0, memory=0.005)
     except MemoryError as error:

@@ -105,9 +105,6 @@ def ranges(star: Star) -> tuple[Tensor, Tensor]:
     return centre - radius, centre + radius
 
 
-# Linear programs ----------------------------------------------------------------------------------
-
-
 def maximise(star: Star, forms: np.ndarray) -> np.ndarray:
     """Upper bounds (n,) of affine forms (n, 1 + p) of the predicates over the star: optimal, and certified.
 
@@ -180,9 +177,6 @@ def _solve(forms, A, d, low, high, cones, kept) -> np.ndarray | None:
     box = np.maximum(rest * bounds[:, 0], rest * bounds[:, 1])
     count = len(forms)
     return forms[:, 0] + np.bincount(of_row, y * limit, count) + np.bincount(of_column, box, count)
-
-
-# Layers that are not affine -----------------------------------------------------------------------
 
 
 def ranked(low: Tensor, high: Tensor, share: float, rule: str, generator: Generator | None) -> tuple[Tensor, Tensor]:

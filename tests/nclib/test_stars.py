@@ -549,7 +549,7 @@ def test_the_callers_tensors_and_network_are_left_alone():
 def test_marabou_denies_no_proof():
     """A complete verifier on ten small networks: no wrong proof, and a star with programs misses little."""
     core = pytest.importorskip("maraboupy.MarabouCore")
-    pixels = 0
+    answers = []
     for seed in range(10):
         net, star = small_net(seed, classes=2), small_set(seed, 3, 0.3)
         reference = reference_of(net, star)
@@ -557,8 +557,9 @@ def test_marabou_denies_no_proof():
         for i, j in product(range(4), range(4)):
             holds = marabou(core, net, star, int(reference[i, j]), i, j)
             assert holds or not proved[i, j], "Marabou has a point against a proof"
-            pixels += 1
-    assert pixels == 160
+            answers.append((holds, bool(proved[i, j])))
+    assert len(answers) == 160 and 0 < sum(holds for holds, _ in answers) < 160
+    assert sum(holds and not proved for holds, proved in answers) <= 8
 
 
 def marabou(core, net, star, own, i, j) -> bool:
@@ -614,7 +615,7 @@ def marabou(core, net, star, own, i, j) -> bool:
     for x, y in relus:
         core.addReluConstraint(query, x, y)
     options = core.Options()
-    options.setInt("verbosity", 0)
+    options._verbosity = 0
     answer, *_ = core.solve(query, options, "")
     return answer == "unsat"
 
@@ -651,7 +652,7 @@ def test_bound_propagation_agrees():
     forms = torch.eye(shape.numel(), dtype=torch.float64).view(-1, *shape)
     theirs = model.crown(box).concretize().lower[0].detach()
     ours = bounds.crown(net, star, forms)[1]
-    assert (ours - theirs).abs().max() < 0.2
+    assert (ours - theirs).abs().max() < 0.025, float((ours - theirs).abs().max())
     low, high = stars.ranges(stars.affine(net[0], star))
     interval = (
         library.BoundModelFactory()
