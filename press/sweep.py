@@ -45,9 +45,8 @@ def _cost(job: Job) -> float | None:
         for origin in (json.loads(file.read_text()) for file in home().glob(f"{place}/{job.chapter}.json")):
             if origin["profile"] == job.profile:
                 trained = sum(origin["training_seconds"].values())  # perhaps by another chapter
-                costs.append(
-                    max(origin["seconds"], trained) / (len({r["seed"] for r in origin["recipes"].values()}) or 1)
-                )
+                of_seeds = {r["seed"] for r in origin["recipes"].values()}
+                costs.append(max(origin["seconds"], trained) / max(len(of_seeds), 1))
         if costs:
             return median(costs) * len(seeds)
     return None

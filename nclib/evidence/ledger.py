@@ -179,7 +179,7 @@ def sources(profile: str) -> pd.DataFrame:
     """Where a profile's records came from: one row per chapter."""
     rows = {
         o["chapter"]: {
-            "models": len(o["recipes"]), "seconds": o["seconds"], "device": o["device"],
+            "models": len(o["training_seconds"]), "seconds": o["seconds"], "device": o["device"],
             "torch": o["versions"]["torch"], "commit": o["commit"],
         }
         for o in origins(own(profile))

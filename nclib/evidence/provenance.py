@@ -137,6 +137,10 @@ def foot(origin: dict):
         f"trained {trained[key]}"
         for key, r in origin["recipes"].items()
     ]
+    networks += [
+        f"{key}: {one['name']}, seed {one['settings'].get('seed')}, {seconds[key]:.0f} s, trained {trained[key]}"
+        for key, one in origin.get("kept", {}).items()
+    ]
     parameters = (f"{name} {value}" for name, value in origin["parameters"].items() if name != "profile")
     lines = {
         "profile": origin["name"],

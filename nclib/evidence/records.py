@@ -4,12 +4,14 @@ import json
 import os
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from ..runtime import home, write
+from ..training.kept import key as kept_key
 from ..training.recipe import VERSIONS, Recipe
 from .pages import Page, page
 from .provenance import environment, foot, peak_memory
@@ -62,10 +64,11 @@ def table(frame: pd.DataFrame, rows: str | list[str], measures: list[str]):
     return wide.unstack("measure")[measures].rename_axis(columns=None).style.format("{:.3f}", na_rep="–")
 
 
-def save(page: Page, runs: list, tables: list[pd.DataFrame]):
+def save(page: Page, runs: list, tables: list[pd.DataFrame], kept: Sequence = ()):
     """Write a page's records (CSV) and their provenance (JSON); returns the provenance as a table.
 
-    A page that trains its own networks, on the CPU and from its parameters alone, has no ``runs``.
+    ``runs`` are networks of recipes, ``kept`` those of ``training.kept``; a page that trains its own, on the CPU and
+    from its parameters alone, has neither.
     """
     frame = pd.concat(tables, ignore_index=True).assign(profile=page.name, chapter=page.chapter)
     frame["layer"] = frame["layer"].fillna("features") if "layer" in frame else "features"
@@ -78,8 +81,10 @@ def save(page: Page, runs: list, tables: list[pd.DataFrame]):
         "recipes": {run.recipe.key: run.recipe.canonical() for run in runs},
         "dtypes": {run.recipe.key: run.dtype for run in runs},
         "parts": {part: VERSIONS[part] for run in runs for part in run.recipe.parts},
-        "training_seconds": {run.recipe.key: round(run.seconds, 1) for run in runs},
-        "trained": {run.recipe.key: _trained(run) for run in runs},
+        "training_seconds": {run.recipe.key: round(run.seconds, 1) for run in runs}
+        | {one.key: one.origin["seconds"] for one in kept},
+        "trained": {run.recipe.key: _trained(run) for run in runs} | {one.key: _trained(one) for one in kept},
+        "kept": {one.key: {"name": one.origin["name"], "settings": one.origin["settings"]} for one in kept},
         **environment(device),
         "seconds": round(time.time() - page.began, 1),
         "peak_memory_gb": round(peak_memory(device), 1),
@@ -109,13 +114,15 @@ def read(file: Path) -> pd.DataFrame:
         raise ValueError(f"{file}: refused, {origin_file.name} with its provenance is missing")
     origin = json.loads(origin_file.read_text())
     frame = pd.read_csv(file, dtype={"recipe": str})
-    required = (*REQUIRED, *(OF_RUNS if frame.recipe.notna().any() else ()))
+    required = (*REQUIRED, *(OF_RUNS if frame.recipe.notna().any() and not origin.get("kept") else ()))
     if missing := [name for name in required if origin.get(name) in (None, "", {})]:
         raise ValueError(f"{file}: refused, its provenance lacks {', '.join(missing)}")
-    for key, fields in origin["recipes"].items():
-        if (real := Recipe(**fields).key) != key:
+    named = {key: Recipe(**fields).key for key, fields in origin.get("recipes", {}).items()}
+    named |= {key: kept_key(**one) for key, one in origin.get("kept", {}).items()}
+    for key, real in named.items():
+        if real != key:
             raise ValueError(f"{file}: refused, the recipe given for key {key} has key {real}")
-    if unknown := set(frame.recipe.dropna()) - set(origin["recipes"]):
+    if unknown := set(frame.recipe.dropna()) - set(named):
         raise ValueError(f"{file}: refused, no recipe given for key {sorted(unknown)[0]}")
     if strange := set(frame.profile) - {origin["name"]}:
         raise ValueError(f"{file}: refused, rows of {sorted(strange)[0]!r} in a page named {origin['name']!r}")

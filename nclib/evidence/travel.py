@@ -13,13 +13,20 @@ def ship(name: str, into: Path, snapshots: bool = False) -> Path:
     FileNotFoundError where the run is neither in ``runs`` nor among the networks that travel. Returns the new folder.
     """
     places = [home() / "runs" / name, *(home() / "results").glob(f"*/networks/{name}")]
-    path, there = next((p for p in places if (p / "recipe.json").exists()), None), into / name
+    records = ("recipe.json", "kept.json")
+    path, there = next((p for p in places if any((p / r).exists() for r in records)), None), into / name
     if path is None:
         raise FileNotFoundError(f"no finished run {name} to ship: run the book again")
     if path == there:
         return there
-    origin, partial = json.loads((path / "recipe.json").read_text()), into / f"{name}.part"
+    partial = into / f"{name}.part"
     shutil.rmtree(partial, ignore_errors=True)
+    if (path / "kept.json").exists():  # of ``training.kept``: small, and travels whole
+        shutil.copytree(path, partial, ignore=shutil.ignore_patterns("lock", "*.part"))
+        shutil.rmtree(there, ignore_errors=True)
+        partial.replace(there)
+        return there
+    origin = json.loads((path / "recipe.json").read_text())
     shutil.copytree(path / "measures", partial / "measures", ignore=shutil.ignore_patterns("*.lock"))
     for file in there.glob("measures/*.csv"):  # of another view, measured where these weights came from
         if not (partial / "measures" / file.name).exists():

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.expensive
 
 
 CHAPTERS = ["collapse", "attacks", "adversarial-training", "released", "layers"]
-APART = ["losses", "sphere", "kernel", "spectrum"]  # part two, whose chapters may train networks without recipes
+APART = ["losses", "sphere", "kernel", "spectrum", "verification"]  # part two: networks without recipes, too
 
 
 @pytest.fixture
@@ -65,8 +65,8 @@ def test_the_foot_of_a_page_tells_its_origin_in_full(made, html, chapter):
     page = (html / f"{chapter}.html").read_text()
     origin = json.loads((made / "records" / f"{chapter}.json").read_text())
     foot = page[page.index('id="where-this-page-came-from"') :]
-    told = [*origin["recipes"], *(f"{name} {version}" for name, version in origin["versions"].items())]
-    told += [origin["commit"], "learning rate down tenfold after 0.25 and 0.375 of them"]
+    told = [*origin["recipes"], *origin["kept"], *(f"{name} {v}" for name, v in origin["versions"].items())]
+    told += [origin["commit"], *["learning rate down tenfold after 0.25 and 0.375 of them"] * bool(origin["recipes"])]
     assert [words for words in told if words not in foot] == []
 
 

@@ -34,7 +34,8 @@ def test_what_the_pages_used_travels_and_makes_the_book_elsewhere(recorded, tmp_
     house, results = recorded
     used = recording.networks(house / "_build" / "smoke")
     assert {folder.name for folder in results.glob("networks/*")} == used.keys() and any(used.values())
-    told = {key for file in results.glob("records/*.json") for key in json.loads(file.read_text())["recipes"]}
+    origins = [json.loads(file.read_text()) for file in results.glob("records/*.json")]
+    told = {key for origin in origins for key in (*origin["recipes"], *origin["kept"])}
     assert told <= {name.split("-")[0] for name in used}, "every network that a record names"
     film = [f for name, snapshots in used.items() if snapshots for f in (results / "networks" / name).glob("epoch-*")]
     assert film and not list((results / "networks").glob("*/*.lock"))
