@@ -173,7 +173,7 @@ def content(path: Path) -> str:
 def _content(path: Path, files: tuple) -> str:
     digest = sha256()
     for file, *_ in files:
-        digest.update(str(file.relative_to(path)).encode() + sha256(file.read_bytes()).digest())
+        digest.update(file.relative_to(path).as_posix().encode() + sha256(file.read_bytes()).digest())
     return digest.hexdigest()[:16]
 
 
