@@ -14,7 +14,7 @@ from .profiles import book_folder
 
 ROW = re.compile(r"^\| ([^|]*`nc[^|]*) \|.*\| ([^|]+) \|$", re.M)  # of the notation's table of functions
 PARTS = {"models": "data", "compute": "data", "losses": "attacks", "evidence": "pages"}
-MODULES = ("records", "ledger", "figures")
+MODULES = ("records", "ledger", "findings", "figures")
 NAME = re.compile(r"(?<![`\[])`(nc(?:lib)?(?:\.\w+)+)(?:\(\))?`(?!`)")
 
 

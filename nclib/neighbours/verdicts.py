@@ -78,8 +78,11 @@ def by_programs(star: Star, reference: Tensor) -> Tensor:
 
 
 def by_crown(net: nn.Sequential, star: Star, reference: Tensor) -> Tensor:
-    """Verdicts (H, W) by CROWN: robust or unknown."""
+    """Verdicts (H, W) by CROWN: robust or unknown. MemoryError in one line where the forms of all leads, one for every
+    pixel and class, would need more than 2 GB."""
     classes = net(star.images[:1]).shape[1]
+    if (size := (classes * reference.numel()) ** 2 * 8 / 1e9) > 2:
+        raise MemoryError(f"CROWN for {reference.numel()} pixels and {classes} classes needs {size:.0f} GB: too many")
     pixels = torch.arange(reference.numel()).view(reference.shape)
     forms = torch.zeros(*reference.shape, classes, classes * reference.numel(), dtype=torch.float64)
     for c in range(classes):

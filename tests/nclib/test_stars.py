@@ -535,6 +535,13 @@ def test_too_large_a_star_ends_in_one_line():
         stars.reach(small_net(), small_set(), memory=1e-6)
 
 
+def test_crown_for_a_canvas_too_large_ends_in_one_line():
+    net = stars.lifted(scenes.network("average", "mnist", 1))
+    star = stars.box(torch.zeros(1, 64, 84), torch.ones(1, 1, 64, 84))
+    with pytest.raises(MemoryError, match="CROWN for 5376 pixels and 11 classes needs 28 GB"):
+        verdicts.by_crown(net, star, torch.zeros(64, 84, dtype=torch.long))
+
+
 def test_the_callers_tensors_and_network_are_left_alone():
     net, star = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU()), small_set()
     before = star.images.clone()

@@ -179,8 +179,8 @@ SAID: dict[str, dict[str, str]] = {
         "holds": "Spending the programs on the largest triangles beats drawing the neurons by lot.",
         "holds in part": "Spending the programs on the largest triangles is better than drawing the neurons by lot, "
         "by less than was set.",
-        "fails": "On some network, spending the programs on the largest triangles is no better than drawing them "
-        "by lot.",
+        "fails": "On some network, spending the programs on the largest triangles is no better than drawing the "
+        "neurons by lot.",
         "about": "the largest triangles are the best choice",
     },
     "A5": {
