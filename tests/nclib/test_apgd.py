@@ -82,10 +82,15 @@ def test_more_queries_never_give_a_point_back(net):
 @pytest.mark.parametrize("norm, epsilon", BALLS)
 def test_robust_accuracy_is_not_above_autoattacks(net, norm, epsilon):
     """The authors' own code as the witness, at a budget that leaves something standing."""
-    pyautoattack = pytest.importorskip("pyautoattack")
+    import pyautoattack
+
     model, x, y = net
-    epsilon /= 3
+    x, y, epsilon = x[:40], y[:40], epsilon / 3
     ours = nc.robust_accuracy(model, x, y, epsilon, norm, generator=seeded())
-    rival = pyautoattack.AutoAttack(model, norm=norm.replace("l", "L"), eps=epsilon, seed=0)
+    few = ["apgd-ce", "apgd-t", "square"]  # all four, and all images, are for benchmarks/robust.py
+    rival = pyautoattack.AutoAttack(
+        model, norm=norm.replace("l", "L"), eps=epsilon, seed=0, attacks=few, version="custom"
+    )
+    rival.square.n_queries = 1000
     theirs = accuracy(model, rival.run_standard_evaluation(x, y)[0], y)
     assert theirs > 0.05 and ours <= theirs + 1 / len(y)
