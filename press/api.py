@@ -38,7 +38,8 @@ def _public(module, path: str) -> dict[str, object]:
 
 
 def label_of(name: str) -> str:
-    return "api-" + re.sub(r"[._]", "-", name.removeprefix("nc.").removeprefix("nclib.neighbours.")).lower()
+    twin = "-class" if name.startswith("nclib.") and name.rpartition(".")[2][0].isupper() else ""  # of a function
+    return "api-" + re.sub(r"[._]", "-", name.removeprefix("nc.").removeprefix("nclib.neighbours.")).lower() + twin
 
 
 def with_links(text: str, known: dict[str, str]) -> str:

@@ -13,7 +13,7 @@ import pandas as pd
 from ..runtime import home, write
 from ..training.kept import key as kept_key
 from ..training.recipe import VERSIONS, Recipe
-from .pages import Page, page
+from .pages import Page, baseline, page
 from .provenance import environment, foot, peak_memory
 
 COLUMNS = ["profile", "chapter", "model", "recipe", "seed", "epoch", "split", "layer", "view", "measure", "value"]
@@ -144,9 +144,11 @@ def load(folder: Path) -> pd.DataFrame:
 def _refuse_mixtures(origins: dict[Path, dict]) -> None:
     seen: dict[tuple, tuple] = {}
     for file, origin in origins.items():
+        usual = baseline(origin["chapter"], origin["profile"])  # chapters may differ in what they usually take
         for name, value in {**origin["parameters"], "chapter " + origin["chapter"]: file.name}.items():
-            other, there = seen.setdefault((origin["name"], name), (value, file))
-            if other != value:
+            ordinary = name in usual and usual[name] == value
+            other, there, as_usual = seen.setdefault((origin["name"], name), (value, file, ordinary))
+            if other != value and not (ordinary and as_usual):
                 what = f"{name} is {other!r} in {there.name} and {value!r} in {file.name}"
                 raise ValueError(f"{file.parent}: refused, two runs go by the name {origin['name']!r}: {what}")
 
