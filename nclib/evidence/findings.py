@@ -5,11 +5,13 @@ figure shows every condition of the claim: mean, 95 % interval over seeds, thres
 """
 
 from dataclasses import dataclass
+from html import escape
+from io import StringIO
 
 import pandas as pd
-from IPython.display import Markdown
+from IPython.display import HTML
 
-from ..seeds import words
+from ..seeds import ENOUGH, words
 from .claims import Finding as Measured
 from .claims import judge
 from .ledger import CLAIMS, tag
@@ -63,20 +65,19 @@ def measured(claim_id: str, records: pd.DataFrame):
     return judge(next(claim for claim in CLAIMS if claim.id == claim_id), records)
 
 
-def as_markdown(finding: Finding, records: pd.DataFrame, profile: str) -> Markdown:
+def told(finding: Finding, records: pd.DataFrame, profile: str) -> HTML:
     """A finding in words, as one profile's records have it; what other profiles say stands beside."""
-    here = measured(finding.claim, records[records.profile == profile])
     chapter = next(claim.chapter for claim in CLAIMS if claim.id == finding.claim)
-    lines = [
-        f"{finding.thought} **{said(finding.claim, here.verdict)}**",
-        f"\n*Verdict on {profile}, {words(here.seeds)}: {here.verdict}.* {here.measured()}",
-    ]
-    for other in dict.fromkeys(records.profile[records.chapter == chapter]):
-        found = measured(finding.claim, records[records.profile == other])
-        if other != profile and found.seeds:
-            lines.append(f"\n*On {other}, {words(found.seeds)}: {found.verdict}.* {found.measured()}")
-    lines.append(f"\n*Where it is weakest.* {finding.weakest}")
-    return Markdown("\n".join(lines))
+    others = [p for p in dict.fromkeys(records.profile[records.chapter == chapter]) if p != profile]
+    verdict, lines = measured(finding.claim, records[records.profile == profile]).verdict, []
+    for name in (profile, *others):
+        found = measured(finding.claim, records[records.profile == name])
+        if name == profile or found.seeds:
+            words_of = f"<em>On {name}, {words(found.seeds)}: {found.verdict}.</em>"
+            lines.append(f"{words_of} {escape(found.measured(), quote=False)}")
+    first = f"{finding.thought} <strong>{said(finding.claim, verdict)}</strong>"
+    last = f"<em>Where it is weakest.</em> {finding.weakest}"
+    return HTML("".join(f"<p>{line}</p>" for line in (first, *lines, last)))
 
 
 def drawn(finding: Finding, records: pd.DataFrame, profile: str):
@@ -108,8 +109,17 @@ def drawn(finding: Finding, records: pd.DataFrame, profile: str):
     return figure
 
 
+def as_html(figure, label: str) -> HTML:
+    """A figure as a drawing within a page, which another page can show."""
+    figure.savefig(text := StringIO(), format="svg")
+    drawing = text.getvalue()
+    return HTML(f'<div role="img" aria-label="{escape(label)}">{drawing[drawing.index("<svg") :]}</div>')
+
+
 def _interval(axis, place: int, finding: Measured, color: str) -> None:
-    low, high = min(finding.low, finding.mean), max(finding.high, finding.mean)
+    few = len(finding.values) < ENOUGH  # whose range says more than an interval of two
+    low, high = (min(finding.values), max(finding.values)) if few else (finding.low, finding.high)
+    low, high = min(low, finding.mean), max(high, finding.mean)
     axis.errorbar(
         finding.mean, place, xerr=[[finding.mean - low], [high - finding.mean]], fmt="o", color=color, capsize=3
     )
@@ -119,6 +129,7 @@ def page(records: pd.DataFrame, profile: str) -> dict:
     """All that the page of findings shows, by name: a text and a figure for each."""
     out = {}
     for finding in FINDINGS:
-        out[f"text_{tag(finding.claim)}"] = as_markdown(finding, records, profile)
-        out[f"figure_{tag(finding.claim)}"] = drawn(finding, records, profile)
+        label = f"{finding.title} Mean, interval and threshold of every condition of claim {finding.claim}."
+        out[f"text_{tag(finding.claim)}"] = told(finding, records, profile)
+        out[f"figure_{tag(finding.claim)}"] = as_html(drawn(finding, records, profile), label)
     return out

@@ -28,7 +28,7 @@ class TestFinding:
             from dataclasses import replace
 
             monkeypatch.setattr(findings, "measured", lambda *a, v=verdict: replace(real(*a), verdict=v))
-            text = findings.as_markdown(finding, everything, "digits").data
+            text = findings.told(finding, everything, "digits").data
             assert said(finding.claim, verdict) in text and finding.weakest in text
             assert not [v for v in VERDICTS[:4] if v != verdict and said(finding.claim, v) in text]
 
@@ -42,3 +42,10 @@ class TestFinding:
             assert [axis.get_title("left") for axis in figure.axes][: len(claim.conditions)] == [
                 condition.rule for condition in claim.conditions
             ]
+
+
+def test_the_page_shows_drawings_and_sentences():
+    shown = findings.page(records.everything("digits"), "digits")
+    assert len(shown) == 2 * len(findings.FINDINGS)
+    for name, made in shown.items():
+        assert made.data.startswith('<div role="img"' if name.startswith("figure") else "<p>")
