@@ -150,6 +150,7 @@ def _with_caption(cell, words: dict[str, str], cited: list[str]) -> list:
         data = output.get("data", {})
         if "scrapbook" in output.get("metadata", {}):  # a figure is shown where it was made, numbers are in the prose
             output.data = {kind.removeprefix(RECORD): it for kind, it in data.items() if "remove-output" in tags}
+            del output.metadata["scrapbook"]
         elif "text/markdown" in data:
             data["text/markdown"] = to_markdown("".join(data["text/markdown"]), words, cited)
     cell.outputs = [output for output in cell.outputs if output.get("data", True)]
@@ -195,9 +196,11 @@ def _named(key: str) -> tuple[str, str]:
 
 
 def _entry(key: str) -> str:
-    """A line of the references: who, when, what, where, and a link to it."""
+    """A line of the references: who, when, what, where, and, where one is known, a link to it."""
     entry, (_, year) = _bibliography()[key], _named(key)
     has, people = entry.fields.get, "; ".join(map(str, entry.persons.get("author", [])))
-    link = has("url") or (f"https://doi.org/{has('doi')}" if has("doi") else f"https://arxiv.org/abs/{has('eprint')}")
+    places = {"url": "", "doi": "https://doi.org/", "eprint": "https://arxiv.org/abs/"}
+    link = next((before + has(name) for name, before in places.items() if has(name)), None)
+    title = f"[{has('title')}]({link})" if link else has("title")
     place = has("journal") or has("booktitle") or has("note") or ""
-    return re.sub(r"[{}]", "", f"{people} ({year}). [{has('title')}]({link}). {place}").strip()
+    return re.sub(r"[{}]", "", f"{people} ({year}). {title}. {place}").strip()
