@@ -113,7 +113,7 @@ def as_html(figure, label: str) -> HTML:
     """A figure as a drawing within a page, which another page can show."""
     figure.savefig(text := StringIO(), format="svg")
     drawing = text.getvalue()
-    return HTML(f'<div role="img" aria-label="{escape(label)}">{drawing[drawing.index("<svg") :]}</div>')
+    return HTML(f'<svg role="img" aria-label="{escape(label)}"{drawing[drawing.index("<svg") + len("<svg") :]}')
 
 
 def _interval(axis, place: int, finding: Measured, color: str) -> None:

@@ -48,4 +48,4 @@ def test_the_page_shows_drawings_and_sentences():
     shown = findings.page(records.everything("digits"), "digits")
     assert len(shown) == 2 * len(findings.FINDINGS)
     for name, made in shown.items():
-        assert made.data.startswith('<div role="img"' if name.startswith("figure") else "<p>")
+        assert made.data.startswith('<svg role="img"' if name.startswith("figure") else "<p>")
