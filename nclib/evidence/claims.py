@@ -7,11 +7,14 @@ and *open* where the interval straddles it; with fewer, the mean decides. A clai
 *too close to call* where none is missed and some are open, and *not run* where a record is missing.
 """
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from math import inf
+from functools import cached_property
+from math import inf, isnan
 from operator import ge, gt, le, lt
+from statistics import fmean
 
 import pandas as pd
 
@@ -31,41 +34,61 @@ class Lookup:
     def __init__(self, records: pd.DataFrame):
         self.records = records
 
-    def __call__(self, model: str, measure: str, epoch: int | None = None, **where) -> float:
-        where = {"split": "train", "view": "clean", "layer": "features"} | where
-        found = self._pick(model=model, measure=measure, **where)
-        found = found[found.epoch == (found.epoch.max() if epoch is None else epoch)]
-        return self._mean(found, f"{model}: {measure} ({', '.join(where.values())})")
+    def __call__(
+        self, model: str, measure: str, epoch: int | None = None, *, split="train", view="clean", layer="features"
+    ) -> float:
+        rows = self._rows[model, measure, split, view, layer]
+        last = max((at for at, _, _ in rows), default=None) if epoch is None else epoch
+        return _mean([row[1:] for row in rows if row[0] == last], f"{model}: {measure} ({split}, {view}, {layer})")
 
     def epochs(self, model: str) -> list[int]:
         """The epochs that a model was measured at, the untrained network (0) aside."""
-        found = self._pick(model=model)
-        return sorted(int(epoch) for epoch in found.epoch.unique() if epoch)
+        found = self.records.epoch[self.records.model == model]
+        return sorted(int(epoch) for epoch in found.unique() if epoch)
 
     def layers(self, model: str, view: str, measure: str = "centers_ncc_accuracy") -> pd.Series:
         """A measure on test data by layer of the network, in order of depth, pixels left out."""
-        found = self._pick(model=model, view=view, measure=measure, split="test")
-        found = found[found.layer != "pixels"]
-        name = f"{model}: layers ({view})"
+        r = self.records
+        found = r[(r.model == model) & (r["view"] == view) & (r.measure == measure) & (r.split == "test")]
+        found, name = found[found.layer != "pixels"], f"{model}: layers ({view})"
         if found.empty:
             raise KeyError(name)
-        return found.groupby("layer", sort=False).apply(self._mean, name)
+        return found.groupby("layer", sort=False).apply(lambda of: _mean(zip(of.seed, of.value), name))
 
-    def _pick(self, **where) -> pd.DataFrame:
-        found = self.records
-        for column, value in where.items():
-            found = found[found[column] == value]
-        return found
+    @cached_property
+    def _rows(self) -> dict[tuple, list[tuple]]:
+        """Epoch, seed and value of every record, by what it is a figure of: claims ask thousands of times."""
+        rows, r = defaultdict(list), self.records
+        for *of, epoch, seed, value in zip(r.model, r.measure, r.split, r["view"], r.layer, r.epoch, r.seed, r.value):
+            rows[tuple(of)].append((epoch, seed, value))
+        return rows
 
-    @staticmethod
-    def _mean(found: pd.DataFrame, name: str) -> float:
-        found = found[found.value.notna()]  # a figure without a value was not measured
-        if found.empty:
-            raise KeyError(name)
-        seeds = found.groupby("seed").value
-        if (seeds.nunique() > 1).any():
-            raise ValueError(f"{name}: one seed has several values, of runs with other parameters: keep them apart")
-        return float(seeds.first().mean())
+
+def _mean(pairs: Iterable[tuple[int, float]], name: str) -> float:
+    """The mean over seeds of pairs (seed, value); a figure without a value was not measured."""
+    values: dict[int, set[float]] = defaultdict(set)
+    for seed, value in pairs:
+        if not isnan(value):
+            values[seed].add(value)
+    if not values:
+        raise KeyError(name)
+    if any(len(of_seed) > 1 for of_seed in values.values()):
+        raise ValueError(f"{name}: one seed has several values, of runs with other parameters: keep them apart")
+    return fmean(value for (value,) in values.values())
+
+
+class Case:
+    """The records of one chapter under one profile, to be asked of one seed or of several together."""
+
+    def __init__(self, records: pd.DataFrame):
+        self.seeds = sorted(records.seed.dropna().unique())
+        self._records, self._lookups = records, {}
+
+    def of(self, *seeds: int) -> Lookup:
+        """The lookup of these seeds, made once."""
+        if seeds not in self._lookups:
+            self._lookups[seeds] = Lookup(self._records[self._records.seed.isin(seeds)])
+        return self._lookups[seeds]
 
 
 @dataclass(frozen=True)
@@ -182,29 +205,32 @@ class Judgement:
 
 def judge(claim: Claim, records: pd.DataFrame) -> Judgement:
     """Judge one claim on one profile's records: those of the claim's chapter, seeds paired with themselves."""
-    records = records[records.chapter == claim.chapter]
+    return decide(claim, Case(records[records.chapter == claim.chapter]))
+
+
+def decide(claim: Claim, case: Case) -> Judgement:
+    """Judge one claim on its chapter's case."""
     conditions = claim.conditions + ((claim.floor,) if claim.floor else ())
     values, complete = [], []
-    for seed, of_seed in records.groupby("seed"):
+    for seed in case.seeds:
         with suppress(KeyError):
-            lookup = Lookup(of_seed)
+            lookup = case.of(seed)
             found = [(condition.value(lookup), condition.right(lookup)) for condition in conditions]
             values.append([value for value, _ in found])
             complete.append(seed)
     if not values:
         return Judgement("not run")
-    together = Lookup(records[records.seed.isin(complete)])
-    findings = tuple(_finding(c, found, together, complete) for c, found in zip(conditions, zip(*values)))
+    findings = tuple(_finding(c, found, case, complete) for c, found in zip(conditions, zip(*values)))
     if claim.floor and findings[-1].status == "missed":
         return Judgement(claim.below, findings, len(values))
     return Judgement(_verdict(findings), findings, len(values))
 
 
-def _finding(condition: Condition, values: tuple[float, ...], together: Lookup, seeds: list[int]) -> Finding:
+def _finding(condition: Condition, values: tuple[float, ...], case: Case, seeds: list[int]) -> Finding:
+    together = case.of(*seeds)
     if condition.pooled:
-        records = together.records
-        without = [condition.value(Lookup(records[records.seed != seed])) for seed in seeds] if len(seeds) > 1 else []
-        mean, low, high = jackknife(condition.value(together), without)
+        others = [[other for other in seeds if other != seed] for seed in seeds] if len(seeds) > 1 else []
+        mean, low, high = jackknife(condition.value(together), [condition.value(case.of(*some)) for some in others])
     else:
         mean, low, high = interval(values, condition.log)
     judged = (low, high) if len(values) >= ENOUGH else (mean,)

@@ -8,7 +8,7 @@ from IPython.display import HTML, Markdown
 from ..runtime import home
 from ..seeds import words
 from . import beyond, paper
-from .claims import Claim, Judgement, judge
+from .claims import Case, Claim, decide, judge
 from .companions import COMPANIONS
 from .pages import Page, glue, in_the_book
 from .records import of, origins, own, recorded
@@ -36,8 +36,9 @@ def judged(records: pd.DataFrame, claims: tuple[Claim, ...] = CLAIMS) -> pd.Data
     """One row per claim and profile: id, claim, rule, profile, seeds, measured, verdict, chapter, figure."""
     out = []
     for profile, of_profile in records.groupby("profile", sort=False):
+        cases = {chapter: Case(of_chapter) for chapter, of_chapter in of_profile.groupby("chapter")}
         for claim in claims:
-            found: Judgement = judge(claim, of_profile)
+            found = decide(claim, cases.get(claim.chapter) or Case(of_profile[:0]))
             row = (claim.id, claim.text, claim.rule, profile, found.seeds, found.measured(), found.verdict)
             out.append((*row, claim.chapter, claim.figure))
     return pd.DataFrame(out, columns=COLUMNS)
