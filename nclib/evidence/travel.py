@@ -27,7 +27,11 @@ def ship(name: str, into: Path, snapshots: bool = False) -> Path:
         partial.replace(there)
         return there
     origin = json.loads((path / "recipe.json").read_text())
-    shutil.copytree(path / "measures", partial / "measures", ignore=shutil.ignore_patterns("*.lock"))
+    (partial / "measures").mkdir(parents=True)
+    if (path / "measures").exists():  # a page may have used the weights alone
+        shutil.copytree(
+            path / "measures", partial / "measures", ignore=shutil.ignore_patterns("*.lock"), dirs_exist_ok=True
+        )
     for file in there.glob("measures/*.csv"):  # of another view, measured where these weights came from
         if not (partial / "measures" / file.name).exists():
             shutil.copy2(file, partial / "measures")

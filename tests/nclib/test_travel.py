@@ -33,6 +33,15 @@ def told(place):
     return file.read_text() if file.exists() else ""
 
 
+def test_a_network_whose_weights_alone_were_used_travels_too(house, monkeypatch):
+    _, place, _ = house
+    monkeypatch.setenv("NCLIB_HOME", str(place.parents[4] / "elsewhere"))
+    run = fit(place.parents[4] / "elsewhere" / "runs", **KIND, seed=2)
+    assert not (run.path / "measures").exists()
+    travelled = ship(run.path.name, place.parent)
+    assert (travelled / "model.safetensors").exists() and not list((travelled / "measures").iterdir())
+
+
 def test_a_network_that_travelled_is_loaded_with_its_measures(house, monkeypatch):
     run, place, runs = house
     monkeypatch.setattr(store, "_train", None)
