@@ -269,6 +269,35 @@ def test_a_moving_figure_answers_to_slider_keys_and_button(site, browser, page, 
     WebDriverWait(browser, 30).until(lambda _: state() == last)
 
 
+STATE = """return document.documentElement.outerHTML + scrollX + scrollY + !!document.fullscreenElement
+           + [...document.querySelectorAll('details, dialog, input')].map(e => e.open ?? e.checked)"""
+
+
+@pytest.mark.parametrize("width", [1400, 390])
+def test_every_button_does_something(site, browser, width):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    narrow_to(browser, width)
+    browser.execute_cdp_cmd("Browser.grantPermissions", {"permissions": ["clipboardReadWrite"]})
+    browser.execute_cdp_cmd("Emulation.setFocusEmulationEnabled", {"enabled": True})
+    browser.get(f"{site[0]}/attacks.html")
+    browser.get_log("browser")
+    changed = WebDriverWait(browser, 10, 0.02).until
+    before = browser.execute_script(STATE)
+    browser.find_element("css selector", ".btn-fullscreen-button").click()  # which a browser grants to a hand alone
+    changed(lambda b: b.execute_script(STATE) != before)
+    operable = "button:not(.btn-fullscreen-button), summary, label[for]"
+    for number in range(len(browser.find_elements("css selector", operable))):
+        button = browser.find_elements("css selector", operable)[number]
+        if not browser.execute_script("return arguments[0].checkVisibility({visibilityProperty: true})", button):
+            continue
+        before = browser.execute_script(STATE)
+        browser.execute_script("arguments[0].click()", button)
+        changed(lambda b: b.execute_script(STATE) != before, f"nothing done by {button.get_attribute('outerHTML')}")
+        browser.execute_script("document.querySelectorAll('dialog[open]').forEach(d => d.close())")
+    assert not [e for e in browser.get_log("browser") if e["level"] == "SEVERE"]
+
+
 def test_the_copy_button_copies_what_is_shown(site, browser):
     from selenium.webdriver.common.keys import Keys
 
