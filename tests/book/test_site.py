@@ -320,6 +320,8 @@ def test_a_printed_page_has_no_buttons_and_hides_no_answer(site, browser):
     browser.get(f"{site[0]}/collapse.html")
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     try:
+        breaks = browser.execute_script("return [...document.body.children].map(e => getComputedStyle(e).breakBefore)")
+        assert set(breaks) == {"auto"}, "no blank sheet before the title"
         shown = "return [...document.querySelectorAll(arguments[0])].map(e => getComputedStyle(e).display !== 'none')"
         for buttons in (".bd-sidebar", ".bd-header-article", ".copybtn", ".player-controls"):
             found = browser.execute_script(shown, buttons)
