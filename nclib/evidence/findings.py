@@ -40,7 +40,7 @@ FINDINGS = (
             "Two trainings from other starts share nothing but the data.",
             "One architecture; a leap that agrees says where the data's classes touch."),
     Finding("Are equal losses equally robust?", "L7",
-            "Four losses end at one geometry and one test accuracy, so why not at one robustness?",
+            "Four losses are reported to end at one geometry and one test accuracy, so why not at one robustness?",
             "One optimiser's settings for all four, none of them tuned."),
     Finding("Is a sphere for features safer?", "N6",
             "Features and classifier rows of length one collapse soonest and most tightly.",

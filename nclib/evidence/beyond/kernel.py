@@ -221,7 +221,8 @@ SAID = {
     },
     "K2": {
         "holds": "The transfer is best where the theory lives, in wide and lazy networks.",
-        "holds in part": "Wide and lazy networks are where the transfer is best, but by less than was set.",
+        "holds in part": "To wide and lazy networks the attack transfers, with less of the white box's damage than was "
+        "set.",
         "fails": "Width and laziness do not order the transfer as the claim asks.",
         "about": "the transfer is best in wide and lazy networks",
     },

@@ -185,7 +185,7 @@ SAID: dict[str, dict[str, str]] = {
         "about": "the spheres need fewer iterations without a network",
     },
     "N3": {
-        "holds": "The other critical points that were tried are strict saddles, and the minimum is none.",
+        "holds": "The other critical points that were tried are strict saddles, and the minimum is not one.",
         "holds in part": "The other critical points that were tried look like strict saddles, but some figure misses "
         "the precision that was set.",
         "fails": "Some critical point that was tried is not the strict saddle that theory asks for.",
@@ -194,7 +194,7 @@ SAID: dict[str, dict[str, str]] = {
     "N4": {
         "holds": "The normalised network is more accurate on test images, by the margin that was set.",
         "holds in part": "The normalised network is no less accurate on test images, but short of the margin.",
-        "fails": "The normalised network is less accurate on test images.",
+        "fails": "The normalised network is not more accurate on test images.",
         "about": "normalised features generalise better",
     },
     "N5": {

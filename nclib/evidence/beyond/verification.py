@@ -227,10 +227,11 @@ SAID: dict[str, dict[str, str]] = {
         "about": "programs for the differences finish the job",
     },
     "A11": {
-        "holds": "Yet for a set with one predicate the exact answer costs less than the enclosure, and it clears most "
+        "holds": "For a set with one predicate the exact answer costs less than the enclosure, and it clears most "
         "of what the enclosure leaves unknown.",
         "holds in part": "For a set with one predicate the exact answer is at hand, with less to gain than was set.",
-        "fails": "For a set with one predicate the exact answer is at hand, but it is dearer than the enclosure.",
+        "fails": "For a set with one predicate the exact answer is at hand, but clears none of what the enclosure "
+        "leaves unknown.",
         "about": "the set with one predicate needs no stars",
     },
     "A12": {
