@@ -25,7 +25,8 @@ COMPARISONS = {"≤": le, "<": lt, "≥": ge, ">": gt}
 
 
 class Lookup:
-    """Values from the records of one chapter under one profile: the mean over the seeds that are in them.
+    """Values from the records of one chapter under one profile, at a model's last epoch unless another is asked for: the
+    mean over the seeds that are in them.
 
     KeyError where nothing was recorded; ValueError where one seed has two values, as runs with other parameters are
     never averaged.
@@ -38,8 +39,11 @@ class Lookup:
         self, model: str, measure: str, epoch: int | None = None, *, split="train", view="clean", layer="features"
     ) -> float:
         rows = self._rows[model, measure, split, view, layer]
-        last = max((at for at, _, _ in rows), default=None) if epoch is None else epoch
-        return _mean([row[1:] for row in rows if row[0] == last], f"{model}: {measure} ({split}, {view}, {layer})")
+        last: dict[int, int] = defaultdict(int)  # of each seed its own: trainings stopped at equal loss end apart
+        for at, seed, _ in rows:
+            last[seed] = max(at, last[seed])
+        found = [(seed, value) for at, seed, value in rows if at == (last[seed] if epoch is None else epoch)]
+        return _mean(found, f"{model}: {measure} ({split}, {view}, {layer})")
 
     def epochs(self, model: str) -> list[int]:
         """The epochs that a model was measured at, the untrained network (0) aside."""

@@ -186,6 +186,13 @@ def test_two_values_of_one_seed_are_refused_and_not_averaged():
         Lookup(pd.DataFrame(rows))("standard", "accuracy", view="untargeted")
 
 
+def test_each_seed_is_taken_at_an_end_of_its_own():
+    """Trainings that stop at an equal loss end at other epochs: none is left out of the mean."""
+    rows = [row("standard", "nc1", v, epoch=e, seed=s) for s, e, v in ((1, 5, 9.0), (1, 8, 1.0), (2, 5, 3.0))]
+    nc1 = Lookup(pd.DataFrame(rows))
+    assert nc1("standard", "nc1") == 2.0 and nc1("standard", "nc1", epoch=5) == 6.0
+
+
 def test_a_claim_reads_its_own_chapter_and_no_other():
     rows = pd.DataFrame(collapse_rows(), columns=records.COLUMNS)
     elsewhere = rows.assign(chapter="attacks", value=99.0)
