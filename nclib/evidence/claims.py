@@ -25,8 +25,9 @@ COMPARISONS = {"≤": le, "<": lt, "≥": ge, ">": gt}
 
 
 class Lookup:
-    """Values from the records of one chapter under one profile, at a model's last epoch unless another is asked for: the
-    mean over the seeds that are in them.
+    """Values from the records of one chapter under one profile: the mean over the seeds that are in them.
+
+    A model's last epoch is taken, of each seed its own, unless another is asked for.
 
     KeyError where nothing was recorded; ValueError where one seed has two values, as runs with other parameters are
     never averaged.
@@ -39,7 +40,7 @@ class Lookup:
         self, model: str, measure: str, epoch: int | None = None, *, split="train", view="clean", layer="features"
     ) -> float:
         rows = self._rows[model, measure, split, view, layer]
-        last: dict[int, int] = defaultdict(int)  # of each seed its own: trainings stopped at equal loss end apart
+        last: dict[int, int] = defaultdict(int)
         for at, seed, _ in rows:
             last[seed] = max(at, last[seed])
         found = [(seed, value) for at, seed, value in rows if at == (last[seed] if epoch is None else epoch)]
