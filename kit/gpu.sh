@@ -31,7 +31,10 @@ echo "== $(date -u +%FT%TZ) $(git rev-parse --short HEAD 2>/dev/null) profile $p
 step doctor 60 "$python" -m press doctor
 cat "$out/doctor.txt" >>"$report"
 "$python" -c 'import pytest, xdist' 2>/dev/null && step tests 300 "$python" -m pytest tests/nclib -n 0 -k "cuda or gpu"
-for name in training attacks measures; do step "bench-$name" 180 "$python" "benchmarks/$name.py"; done
+device=$("$python" -c 'import torch; print("cuda" if torch.cuda.is_available() else "cpu")') size=()
+[ "$device" = cpu ] || size=(--width 64 --images 1280) # small networks only keep a GPU waiting
+step bench-training 180 "$python" benchmarks/training.py --device "$device" "${size[@]}"
+step bench-attacks 180 "$python" benchmarks/attacks.py --device "$device"
 for training in standard adversarial "trades fixed" "trades published"; do
   step "train-${training// /-}" "$(left)" "$python" - "$out/runs" "$profile" $training <<'PYTHON'
 import dataclasses, sys

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+PRECISIONS = ("auto", "float32", "bfloat16")  # float16 would need its gradients scaled
+
 
 @dataclass(frozen=True)
 class Compute:
@@ -31,27 +33,48 @@ class Compute:
 
 @contextmanager
 def full_precision():
-    """float32 that is float32: on CUDA convolutions run in TF32 unless told otherwise, ten bits where NC1 needs 23."""
-    switches = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    before = [switch.allow_tf32 for switch in switches]
+    """float32 that is float32: on CUDA convolutions run in TF32 unless told otherwise, ten bits where NC1 needs 23.
+
+    All switches that torch has are moved together, and put back: where older and newer ones disagree it answers no
+    question about the older.
+    """
+    cudnn, newer, before = torch.backends.cudnn, _switches(), []
+    for switch in newer:
+        before.append(switch.fp32_precision)
+        switch.fp32_precision = "none"
+    older = "tf32" in before[2:4] if newer else cudnn.allow_tf32, torch.get_float32_matmul_precision()
     try:
-        for switch in switches:
-            switch.allow_tf32 = False
+        cudnn.allow_tf32 = False
+        torch.set_float32_matmul_precision("highest")
         yield
     finally:
-        for switch, was in zip(switches, before):
-            switch.allow_tf32 = was
+        cudnn.allow_tf32, products = older
+        torch.set_float32_matmul_precision(products)
+        for switch, was in zip(newer, before):
+            switch.fp32_precision = was
+
+
+def _switches() -> tuple:
+    """torch's own from 2.9 on: those that others fall back on, then convolutions, recurrence and products."""
+    b = torch.backends
+    if not hasattr(b, "fp32_precision"):
+        return ()
+    return b, b.cudnn, b.cudnn.conv, b.cudnn.rnn, b.cuda.matmul, b.mkldnn.conv, b.mkldnn.rnn, b.mkldnn.matmul
 
 
 def choose(precision: str = "auto", device: str | torch.device | None = None, side: int = 32) -> Compute:
     """Pick device and precision. ``side`` is the image side: below 16 pixels bfloat16 gains a CPU about a tenth.
 
-    Any device that torch has will do; CPU and CUDA are tried and measured. Raises ValueError for a CUDA device that is
-    not there.
+    Any device that torch has will do; CPU and CUDA are tried and measured. Raises ValueError for an unknown precision,
+    and for a CUDA device that is not there.
     """
+    if precision not in PRECISIONS:
+        raise ValueError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {str(device)!r} asked for, but torch finds no CUDA device; choose cpu")
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise ValueError(
+            f"device {str(device)!r} asked for, but torch finds {count} CUDA devices; choose another, or cpu"
+        )
     if precision != "auto":
         return Compute(device, getattr(torch, precision), "as asked")
     if device.type == "cpu" and side < 16:

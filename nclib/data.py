@@ -140,7 +140,7 @@ def _balanced(data: Dataset, split: str, per_class: int, seed: int) -> Split:
         raise ValueError(
             f"{per_class} images per class asked of {data.name}'s {split} split: its smallest class has {smallest}"
         )
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(labels.device)
     kept = torch.cat([order[labels[order] == c][:per_class] for c in range(data.num_classes)]).sort().values
     return Split(images[kept], labels[kept])
 

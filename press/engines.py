@@ -15,15 +15,16 @@ from .grid import Job, Sweep
 RETRIES = 3  # of a job whose worker or node died
 
 
-def perform(job: Job, house: Path, cpus: int) -> dict[str, bytes]:
+def perform(job: Job, house: Path, cpus: int, gpus: float | None = None) -> dict[str, bytes]:
     """One job, as one shell command that dies with this process, in the asking machine's house or, without it, our own.
 
-    Returns its folder's files, among them error.txt if it failed.
+    With 0 ``gpus`` it sees none. Returns its folder's files, among them error.txt if it failed.
     """
     house = house if house.is_dir() else home()
     place, error = house / job.folder, house / job.folder / "error.txt"
     place.mkdir(parents=True, exist_ok=True)
     own = {"NCLIB_HOME": house, "NCLIB_PARENT": os.getpid(), "NCLIB_JOBS": cpus, "OMP_NUM_THREADS": cpus}
+    own |= {"CUDA_VISIBLE_DEVICES": ""} if gpus == 0 else {}
     environment = os.environ | {name: str(value) for name, value in own.items()}
     command = [sys.executable, "-m", "press", *job.words]
     done = subprocess.run(command, env=environment, cwd=house, capture_output=True, text=True)
@@ -38,7 +39,7 @@ def perform(job: Job, house: Path, cpus: int) -> dict[str, bytes]:
 def on_this_machine(sweep: Sweep, jobs: list[Job], at_once: int) -> Iterator[tuple[dict[Job, dict], int]]:
     """Every second or so: the jobs that finished, with their files, and how many are running."""
     pool = ThreadPoolExecutor(at_once)
-    waiting = {pool.submit(perform, job, home(), max(1, sweep.cpus)): job for job in jobs}
+    waiting = {pool.submit(perform, job, home(), max(1, sweep.cpus), sweep.gpus): job for job in jobs}
     try:
         while waiting:
             finished, _ = wait(waiting, timeout=1, return_when=FIRST_COMPLETED)
@@ -54,7 +55,7 @@ def on_ray(sweep: Sweep, jobs: list[Job], address: str) -> Iterator[tuple[dict[J
         gpus, slots = _slots(sweep, [node["Resources"] for node in ray.nodes() if node["Alive"]])
         options = dict(num_cpus=sweep.cpus, num_gpus=gpus, max_retries=RETRIES, retry_exceptions=False)
         task = ray.remote(**options)(perform)
-        waiting = {task.remote(job, home(), max(1, sweep.cpus)): job for job in jobs}
+        waiting = {task.remote(job, home(), max(1, sweep.cpus), gpus): job for job in jobs}
         while waiting:
             ready = ray.wait(list(waiting), timeout=1)[0]
             finished = {waiting.pop(future): _files(ray, future) for future in ready}

@@ -5,6 +5,7 @@
 #
 # The dry run says how many there are. A task that is killed goes on where it was when Slurm queues it again.
 #SBATCH --job-name=nclib
+#SBATCH --ntasks=1
 #SBATCH --cpus-per-task=4
 #SBATCH --gpus-per-task=1
 #SBATCH --time=24:00:00

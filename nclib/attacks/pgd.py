@@ -77,9 +77,8 @@ def perturb(
     value, sign = LOSSES[loss], -1.0 if targeted else 1.0
     guard = in_mode(model, mode) if mode else statistics_kept(model)
     with torch.inference_mode(False), guard, torch.enable_grad():
-        if loss == "kl":
-            with torch.no_grad():
-                y = check_logits(model(x))
+        if loss == "kl":  # not under no_grad: autocast, before torch 2.11, keeps weights cast there without a gradient
+            y = check_logits(model(x)).detach()
         delta = project(_start(x, epsilon, norm, start, generator), x, epsilon, norm)
         for _ in range(steps):
             delta.requires_grad_()

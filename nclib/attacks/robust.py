@@ -110,7 +110,7 @@ def accuracy(model: Model, x: Tensor, y: Tensor, batch: int = 512) -> float:
     y, right = check_labels(y, len(x)).to(x.device), 0
     if not len(x):
         raise ValueError("no samples to classify")
-    with in_mode(model, "eval"):
+    with in_mode(model, "eval"), full_precision():
         for a, b in zip(x.split(batch), y.split(batch)):
             logits = check_finite("the model's answer to x", check_logits(model(as_model(model, pixels(a)))))
             right += int((logits.argmax(1) == check_labels(b, len(b), logits.shape[1])).sum())

@@ -50,7 +50,7 @@ def attack(name: str, model, x: Tensor, y=None, targeted=False, mode="eval", bat
     if targeted and y is None:
         raise ValueError(f"{name}: a targeted attack needs targets y")
     x = check_images(x).clone(memory_format=torch.contiguous_format)
-    y = None if y is None else check_labels(y, len(x))
+    y = None if y is None else check_labels(y, len(x)).to(x.device)
     flags = [(p, p.requires_grad) for p in model.parameters()] if isinstance(model, nn.Module) else []
     guard = in_mode(model, mode) if mode else statistics_kept(model)
     with guard, torch.enable_grad(), warnings.catch_warnings(action="ignore"):

@@ -64,15 +64,15 @@ def table(frame: pd.DataFrame, rows: str | list[str], measures: list[str]):
     return wide.unstack("measure")[measures].rename_axis(columns=None).style.format("{:.3f}", na_rep="–")
 
 
-def save(page: Page, runs: list, tables: list[pd.DataFrame], kept: Sequence = ()):
+def save(page: Page, runs: list, tables: list[pd.DataFrame], kept: Sequence = (), device="cpu"):
     """Write a page's records (CSV) and their provenance (JSON); returns the provenance as a table.
 
-    ``runs`` are networks of recipes, ``kept`` those of ``training.kept``; a page that trains its own, on the CPU and
+    ``runs`` are networks of recipes, ``kept`` those of ``training.kept``; a page that trains its own, on ``device`` and
     from its parameters alone, has neither.
     """
     frame = pd.concat(tables, ignore_index=True).assign(profile=page.name, chapter=page.chapter)
     frame["layer"] = frame["layer"].fillna("features") if "layer" in frame else "features"
-    device = runs[0].device if runs else "cpu"
+    device = runs[0].device if runs else device
     origin = {
         "name": page.name,
         "profile": page.profile,

@@ -6,6 +6,8 @@ from torch import Tensor
 
 from ..attacks.pgd import check_attack, pgd
 from ..attacks.robust import unit_logits
+from ..checks import check_labels
+from ..compute import full_precision
 from ..data import pixels
 from ..models import in_mode
 from .history import COLUMNS, through
@@ -25,8 +27,8 @@ def minimal_epsilon(model, x: Tensor, y: Tensor, norm: str = "linf", steps: int 
     bound. Errors as in ``pgd``.
     """
     check_attack(1.0, norm, steps=steps)
-    scaled = unit_logits(model)
-    with in_mode(model, "eval"):
+    scaled, y = unit_logits(model), check_labels(y, len(x)).to(x.device)
+    with in_mode(model, "eval"), full_precision():
         found = [_bisected(scaled, x, y, norm, steps, halvings, loss) for loss in LOSSES]
         with torch.no_grad():
             right = model(x).argmax(1) == y

@@ -30,7 +30,7 @@ def mlp(sizes: list[int], seed: int, lazy: bool = False) -> nn.Sequential:
     """A ReLU network of layers of these sizes, as PyTorch starts it; or, where ``lazy``, in tangent parametrisation and
     starting at zero. ValueError for lazy hidden layers of odd width."""
     with torch.random.fork_rng([]), torch.no_grad():
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         layers = [(Scaled if lazy else nn.Linear)(a, b) for a, b in pairwise(sizes)]
         if lazy:
             _mirror(layers)

@@ -134,7 +134,7 @@ def mlp(
         raise ValueError(f"whiten must be a layer from 1 to {depth}, or 0 for none, not {whiten}")
     stages, inside = OrderedDict(flatten=nn.Flatten()), int(np.prod(shape))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         for number in range(1, depth + 1):
             parts = [nn.Linear(inside, width), ACTIVATIONS[activation](), *([nn.BatchNorm1d(width)] * batchnorm)]
             stages[f"layer{number}"], inside = nn.Sequential(*parts), width

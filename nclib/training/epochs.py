@@ -18,7 +18,7 @@ from .recipe import DECAYED, Recipe
 def network(recipe: Recipe, data: Dataset) -> nn.Sequential:
     """The recipe's freshly initialised network; the global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
+        torch.default_generator.manual_seed(recipe.seed)
         return build(
             recipe.architecture,
             data.shape,

@@ -12,7 +12,7 @@ from reading import SOURCES, code_cells, prose
 
 import nclib as nc
 from nclib.evidence.pages import literals
-from press import profiles
+from press import plain, profiles
 
 PROFILES = sorted(file.stem for file in (ROOT / "profiles").glob("*.yml"))
 
@@ -49,6 +49,18 @@ class TestSource:
         if section:
             typed = re.sub(r"\{[^}]*\}`[^`]*`|\$[^$]*\$", "", section.group(1))
             assert not re.findall(r"\d+\.\d+", typed.replace("0.999", ""))
+
+
+def test_a_reference_is_found_by_its_doi_and_leads_to_one_place_once():
+    """The style prints url, eprint and doi, each with a link. What is on arXiv alone has arXiv's DOI in place of both;
+    what appeared elsewhere keeps its free copy beside the DOI of the record."""
+    entries = plain._bibliography()
+    for key, entry in entries.items():
+        url, eprint, doi = (entry.fields.get(name, "") for name in ("url", "eprint", "doi"))
+        assert not doi or re.fullmatch(r"10\.\d{4,}/[^\s{}]+", doi), key
+        assert not (eprint and "arXiv" in doi) and "doi.org" not in url and not (url and doi), key
+        assert entry.type != "misc" or not eprint, f"{key}: on arXiv alone it has the DOI 10.48550/arXiv.{eprint}"
+    assert sum("doi" in entry.fields for entry in entries.values()) >= 32
 
 
 PAPER = ["collapse", "attacks", "adversarial-training", "released", "layers"]

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import ROOT
 
 import nclib as nc
@@ -414,6 +415,16 @@ def test_a_page_that_trains_its_own_networks_has_records_without_recipes(tmp_pat
     loaded = records.load(tmp_path / "records")
     assert loaded.recipe.isna().all() and list(loaded.value) == [-2.0] and set(loaded.profile) == {"digits, tau 9"}
     assert ledger.costs("digits").loc["digits, tau 9", "models"] == 0
+
+
+def test_a_page_that_trains_its_own_networks_on_a_gpu_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("NCLIB_RECORDS", str(tmp_path / "records" / "mine"))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"a GPU, {device}")
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 2.5e9)
+    rows = pd.DataFrame([row("vanilla", "slope", -2.0)]).drop(columns=["profile", "chapter", "recipe"])
+    records.save(Page("spectrum", {"profile": "digits"}), [], [rows], device=torch.device("cuda", 1))
+    origin = json.loads(next(tmp_path.rglob("*.json")).read_text())
+    assert origin["device"] == "a GPU, cuda:1" and origin["peak_memory_gb"] == 2.5
 
 
 # Pages -------------------------------------------------------------------------------------------

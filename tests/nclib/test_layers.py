@@ -417,4 +417,6 @@ def test_measures_and_adaptive_attacks_know_no_tf32(monkeypatch):
     nc.propagate(model, [one])
     nc.features(model, one.images)
     nc.robust_accuracy(model, nc.pixels(one.images), one.labels, epsilon=0.1, steps=1, targets=1)
+    nc.accuracy(model, one.images, one.labels)
+    nc.minimal_epsilon(model, nc.pixels(one.images), one.labels, steps=1, halvings=1)
     assert seen and not any(seen) and torch.backends.cudnn.allow_tf32

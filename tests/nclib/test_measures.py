@@ -545,7 +545,7 @@ def test_no_batch_asks_for_a_value_on_the_host():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-def test_no_batch_waits_for_the_device():
+def test_no_batch_waits_for_cuda():
     h, y = (t.cuda() for t in random_features())
     first = MeansPass(4)
     first.update(h, y)

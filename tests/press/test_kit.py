@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -86,6 +87,28 @@ def test_a_borrowed_gpu_is_used_as_far_as_time_allows_and_left_with_a_report(tmp
     kept = {p: p.stat().st_mtime_ns for p in tmp_path.glob("runs/*/model.safetensors")}
     assert len(kept) == 4 and gpu(tmp_path).returncode == 0
     assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("runs/*/model.safetensors")} == kept
+
+
+def test_a_borrowed_gpu_is_what_the_benchmarks_run_on(tmp_path):
+    """A Python that notes what is asked of it, and says that it has a GPU."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/asked\n[ "$1" != -c ] || echo cuda\n')
+    python.chmod(0o755)
+    assert gpu(tmp_path / "out", PYTHON=str(python), SKIP="doctor train").returncode == 0
+    asked = (tmp_path / "asked").read_text().splitlines()
+    ran = [words.split()[0] for words in asked if words.startswith("benchmarks/")]
+    assert ran == ["benchmarks/training.py", "benchmarks/attacks.py"]
+    assert all("--device cuda" in words for words in asked if words.startswith("benchmarks/"))
+    assert any("pytest" in words for words in asked)
+
+
+def test_a_borrowed_gpu_runs_every_test_that_needs_one():
+    """By their names, as nothing else tells pytest's -k."""
+    needing = re.compile(
+        r"@pytest.mark.skipif\(not torch.cuda.is_available.*\n(?:@.*\n)*def (\w+)|param\((\"\w+\").*cuda.is_av"
+    )
+    found = [a or b for file in ROOT.glob("tests/nclib/*.py") for a, b in needing.findall(file.read_text())]
+    assert len(found) >= 5 and [name for name in found if "cuda" not in name] == []
 
 
 @pytest.mark.parametrize("minutes, variables, words", [

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import psutil
@@ -11,7 +12,7 @@ from small import small_house
 
 import nclib as nc
 from nclib.evidence import records
-from press import BookError, grid
+from press import BookError, engines, grid
 from press.engines import _slots
 
 SWEEP = "chapters: [collapse]\nprofile: small\ngrid: {seeds: [[1], [2]]}\n"
@@ -71,6 +72,18 @@ def test_a_cluster_gives_the_local_engines_records_though_a_worker_is_killed(clu
         timing = mine.measure == "seconds"
         assert len(mine) > 100 and timing.sum() > 0
         pd.testing.assert_frame_equal(mine[~timing], theirs[~timing], check_exact=True)
+
+
+@pytest.mark.parametrize("gpus, seen", [(0, ""), (1, "3"), (0.5, "3"), (None, "3")])
+def test_a_job_that_asks_for_no_gpu_sees_none(gpus, seen, tmp_path, monkeypatch):
+    """Ray leaves CUDA_VISIBLE_DEVICES as it was where a task takes none."""
+    environments = []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    monkeypatch.setattr(
+        engines.subprocess, "run", lambda words, env, **_: environments.append(env) or SimpleNamespace(returncode=0)
+    )
+    engines.perform(grid.Job("collapse", "small", {}, Path("there")), tmp_path, 1, gpus)
+    assert [env["CUDA_VISIBLE_DEVICES"] for env in environments] == [seen]
 
 
 def makes(process: psutil.Process, page: Path) -> bool:

@@ -40,6 +40,11 @@ def made(tmp_path_factory):
         yield house, grid.read(house / "sweeps" / "mine.yml"), (task, after_task), *told
 
 
+def test_slurm_is_told_the_number_of_tasks_where_gpus_are_counted_by_task():
+    asked = re.findall(r"^#SBATCH --([\w-]+)", (ROOT / "sweeps" / "array.sh").read_text(), re.M)
+    assert {"gpus-per-task", "ntasks"} <= set(asked)  # sbatch refuses the first without the second
+
+
 @pytest.mark.expensive
 class TestTwoAtOnce:
     def test_an_array_task_makes_its_job_and_no_other(self, made):
