@@ -267,8 +267,7 @@ SAID = {
     "K8": {
         "holds": "Adversarial training ends with the top-heavier kernel.",
         "holds in part": "Adversarial training ends with a kernel that is top-heavier, by less than was set.",
-        "fails": "Adversarial training does not end with the top-heavier kernel. We have no reason for it to give: "
-        "compare the two at equal train accuracy before you blame its slower fit.",
+        "fails": "Adversarial training does not end with the top-heavier kernel, and we have no reason to give.",
         "about": "adversarial training ends with the top-heavier kernel",
     },
     "K9": {
