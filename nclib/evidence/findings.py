@@ -31,7 +31,7 @@ class Finding:
 FINDINGS = (
     Finding("Does TRADES collapse?", "C6 fixed",
             "The paper reports that TRADES networks do not collapse as adversarially trained ones do. The released "
-            "code trains TRADES with batch norm that stays switched off; with one that works, the question is open.",
+            "code trains TRADES with batch norm in evaluation mode; with one that works, the question is open.",
             "The ratio says which of two trainings is ahead, not whether either has ended; on digits both fit."),
     Finding("Do early layers keep what the last one loses?", "C8a",
             "An attack made for the last layer leaves early layers standing. An attack of their own is another matter.",

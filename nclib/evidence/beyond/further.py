@@ -89,7 +89,8 @@ SAID = {
     "D2": {
         "holds": "While the simplex goes on collapsing, the boundary stays where it was: collapse neither protects nor "
         "harms.",
-        "holds in part": "The boundary does not stay as still while the simplex collapses as the claim asks for.",
+        "holds in part": "The simplex collapses less after interpolation, or the boundary stays less still, than the "
+        "claim asks for.",
         "fails": "The boundary moves while the simplex collapses, or the simplex does not collapse.",
         "about": "the boundary stays while the simplex collapses",
     },
