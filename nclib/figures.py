@@ -177,12 +177,13 @@ def frames(films: dict[str, np.ndarray], labels: np.ndarray, three: Sequence[int
 
 
 def filmstrip(frames: Sequence[tuple], labels: Sequence[str]) -> plt.Figure:
-    """Features of three classes in the plane of their means, three frames a row.
+    """Features of three classes in the plane of their means, at most three frames a row.
 
     Each frame is (title, points (N, 2), class 0..2 of each point (N,), means (3, 2)).
     """
-    rows = -(-len(frames) // 3)
-    figure, axes = plt.subplots(rows, 3, figsize=(WIDTH, 2.6 * rows), squeeze=False, layout="constrained")
+    columns = min(3, len(frames))
+    rows = -(-len(frames) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, 2.6 * rows), squeeze=False, layout="constrained")
     for axis, (title, points, classes, means) in zip(axes.flat, frames):
         _cloud(axis, points, classes, means, labels)
         axis.set_title(title)
