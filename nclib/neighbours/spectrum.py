@@ -196,7 +196,7 @@ def train(
         _loss(model, x[some], y[some], fixed, beta, alpha, tau, jacobian, generator).backward()
         optimiser.step()
         if step + 1 == steps or (keep and (step + 1) % keep == 0):
-            kept.append(_kept(model, x, y, step + 1))
+            kept.append(snapshot(model, x, y, step + 1))
     model.eval()
     return kept
 
@@ -228,7 +228,8 @@ def _check_training(model, x, beta, layers, batch) -> None:
         warnings.warn(f"a batch of {size} cannot show the variance of {width} directions", stacklevel=3)
 
 
-def _kept(model, x: Tensor, y: Tensor, step: int) -> Kept:
+def snapshot(model, x: Tensor, y: Tensor, step: int) -> Kept:
+    """The network as it is at a step: what it gives on the training set x (N, ...), y (N,), and its weights."""
     logits, _ = freeze(model, x)
     state = {name: value.clone() for name, value in model.state_dict().items()}
     right = (logits.argmax(1) == y).double().mean()
