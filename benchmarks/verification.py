@@ -1,143 +1,166 @@
-"""What proofs of robustness cost: programs by route, scenes by method and network, memory and its cap.
+"""What proofs of robustness cost: a program by route, a scene by method, canvas and depth, and memory with its cap.
 
-    python benchmarks/verification.py     # about two minutes on one thread
+    python benchmarks/verification.py [--repeats 3]
 
-Networks are those of the chapter, trained here for a few steps where they are not kept. Times are CPU seconds of one
-thread; every route solves the same programs in the same run, in turn; median (lowest-highest) over the repeats.
+Runs on one CPU thread and prints three tables, in about two minutes. Networks are those of the chapter. Times are the
+processor's, so that a neighbour's load counts less. All routes solve the same programs in turn, in one run; a ratio's
+spread is the smallest and the largest over the repeats.
 """
 
 import argparse
-import statistics
+import resource
 import sys
+import threading
 import time
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
+import torch.nn.functional as F
 from scipy.optimize import linprog
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from nclib.neighbours import bounds, scenes, stars, verdicts
 from nclib.training.kept import kept
 
 TRAINED = dict(scenes_seen=3000, steps=800, batch=32)
 
 
-def seconds(work):
+def seconds(run) -> float:
     began = time.process_time()
-    result = work()
-    return time.process_time() - began, result
+    run()
+    return time.process_time() - began
 
 
 def network(name: str):
     how = dict(dataset="digits", seed=1)
-    tensors = kept(name, how | TRAINED, lambda: scenes.trained(name, **how, **TRAINED))
     net = scenes.network(name, **how)
-    net.load_state_dict(tensors)
+    net.load_state_dict(kept(name, how | TRAINED, lambda: scenes.trained(name, **how, **TRAINED)))
     return stars.lifted(net)
 
 
-def plain(out, forms, A) -> np.ndarray:
-    """Every program whole, one after the other."""
+def map_of(net, image: Tensor) -> Tensor:
+    return net(image[None].double()).argmax(1)[0]
+
+
+def leads(out, reference: Tensor, count: int) -> np.ndarray:
+    """The leads that are least clear over the box, as forms of the predicates."""
+    low, _ = verdicts.margins(out, reference)
+    c, i, j = np.unravel_index(low.flatten().argsort()[:count].numpy(), low.shape)
+    return (out.images[:, c, i, j] - out.images[:, reference[i, j], i, j]).T.numpy()
+
+
+def plain(out, forms: np.ndarray, A) -> np.ndarray:
+    """Every program whole, one after the other: as one would write it first."""
     ends = np.stack([out.lower.numpy(), out.upper.numpy()], axis=1)
     return np.array([f[0] - linprog(-f[1:], A, out.d, bounds=ends, method="highs").fun for f in forms])
 
 
-def alone(out, forms) -> np.ndarray:
-    """Cut to cones, each in a call of its own."""
-    return np.concatenate([stars.maximise(out, form[None]) for form in forms])
+WAYS = {
+    "linprog, dense": lambda out, forms: plain(out, forms, out.A.toarray()),
+    "linprog, sparse": lambda out, forms: plain(out, forms, out.A),
+    "cones, one by one": lambda out, forms: np.concatenate([stars.maximise(out, form[None]) for form in forms]),
+    "cones, together": stars.maximise,
+}
 
 
-def routes(nets, image, count: int, repeats: int) -> None:
-    print(f"1. Milliseconds a program, {count} leads of the output, {repeats} repeats (all bounds within 1e-6)")
-    head = ("linprog, dense", "linprog, sparse", "cones, one by one", "cones, together")
-    print(f"{'':24}{'predicates':>11}" + "".join(f"{h:>26}" for h in head) + f"{'dense / together':>26}")
-    for name in ("average", "dilated", "deep"):
-        for share in (0.0, 1.0):
-            out = stars.reach(nets[name], verdicts.darkened(image, 20, 0.3 if name == "deep" else 1.0), share)
-            low, _ = verdicts.margins(out, torch.zeros(image.shape[1:], dtype=torch.long))
-            places = np.unravel_index(low.flatten().argsort()[:count].numpy(), low.shape)
-            forms = (out.images[:, places[0], places[1], places[2]] - out.images[:, 0, places[1], places[2]]).T.numpy()
-            ways = (
-                lambda out=out, forms=forms: plain(out, forms, out.A.toarray()),
-                lambda out=out, forms=forms: plain(out, forms, out.A),
-                lambda out=out, forms=forms: alone(out, forms),
-                lambda out=out, forms=forms: stars.maximise(out, forms),
-            )
-            rounds = [[seconds(way) for way in ways] for _ in range(repeats)]
-            assert all(np.abs(found - rounds[0][0][1]).max() < 1e-6 for _, found in rounds[0])
-            times = [[1e3 * t / count for t, _ in one] for one in rounds]
-            cells = [spread([t[i] for t in times]) for i in range(4)] + [spread([t[0] / t[3] for t in times])]
-            print(f"{name + f', share {share:g}':24}{out.predicates:>11}" + "".join(f"{c:>26}" for c in cells))
+def routes(nets: dict, image: Tensor, count: int, repeats: int) -> None:
+    print(f"1. Milliseconds a program against predicates ({count} leads of each star, share 1, {repeats} repeats)")
+    rows = []
+    for name, size in (("average", 0.05), ("average", 0.2), ("average", 0.5), ("average", 1.0), ("deep", 0.3)):
+        out = stars.reach(nets[name], verdicts.darkened(image, 20, size), 1.0)
+        forms = leads(out, map_of(nets[name], image), count)
+        found = [way(out, forms) for way in WAYS.values()]
+        gap = max(np.abs(other - found[0]).max() for other in found)
+        times = pd.DataFrame([{w: seconds(lambda: way(out, forms)) for w, way in WAYS.items()} for _ in range(repeats)])
+        ratios = times["linprog, dense"] / times["cones, together"].clip(lower=1e-6)
+        gain = f"{ratios.median():.1f} x ({ratios.min():.1f} to {ratios.max():.1f})"
+        each = dict(1e3 * times.median() / count)
+        rows.append(
+            {"network, size": f"{name}, {size:g}", "predicates": out.predicates} | each | {"gain": gain, "gap": gap}
+        )
+    table = pd.DataFrame(rows)
+    told = {w: [f"{ms:.2f}" for ms in table[w]] for w in WAYS} | {"gap": [f"{g:.0e}" for g in table.gap]}
+    print(table.assign(**told).to_string(index=False))
+    slopes = {w: np.polyfit(np.log(table.predicates), np.log(table[w]), 1)[0] for w in WAYS}
+    print("   exponents: " + "; ".join(f"{way} {slope:.2f}" for way, slope in slopes.items()), "\n")
 
 
-def spread(values) -> str:
-    return f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
-
-
-def throughput(nets, images) -> None:
-    print("\n2. Scenes a minute, by network and method, one predicate, 20 pixels")
-    for name, net in nets.items():
-        size = 0.3 if name == "deep" else 1.0
-        sets = [verdicts.darkened(image, 20, size) for image in images]
-        of = [net(image[None].double()).argmax(1)[0] for image in images]
-        methods = {
-            "star, share 0": lambda s, r, net=net: verdicts.by_margins(stars.reach(net, s), r),
-            "star, share 1": lambda s, r, net=net: verdicts.by_margins(stars.reach(net, s, 1.0), r),
-            "share 0, programs": lambda s, r, net=net: verdicts.by_programs(stars.reach(net, s), r),
-            "exact line": lambda s, r, net=net: verdicts.by_line(net, s, r),
-        }
-        if name != "maximum":
-            methods["zonotope"] = lambda s, r, net=net: verdicts.by_margins(bounds.zonotope(net, s), r)
-        if name == "average":
-            methods["CROWN"] = lambda s, r, net=net: verdicts.by_crown(net, s, r)
-        told = []
+def throughput(nets: dict, image: Tensor, repeats: int) -> None:
+    print("2. Scenes a minute, full line, 20 pixels: one scene on larger black canvases, by network and method")
+    methods = {
+        "star, share 0": lambda net, s, r: verdicts.by_margins(stars.reach(net, s), r),
+        "star, share 1": lambda net, s, r: verdicts.by_margins(stars.reach(net, s, 1.0), r),
+        "zonotope": lambda net, s, r: verdicts.by_margins(bounds.zonotope(net, s), r),
+        "CROWN": verdicts.by_crown,
+        "exact line": verdicts.by_line,
+    }
+    rows = []
+    for name, factor in (("average", 1), ("average", 2), ("average", 4), ("dilated", 1), ("deep", 1)):
+        net, (height, width) = nets[name], image.shape[1:]
+        canvas = F.pad(image, (0, (factor - 1) * width, 0, (factor - 1) * height))
+        star, reference = verdicts.darkened(canvas, 20, 1.0), map_of(net, canvas)
+        relus = sum(isinstance(layer, torch.nn.ReLU) for layer in net)
+        row = {"network": name, "ReLU layers": relus, "canvas": f"{canvas.shape[1]}x{canvas.shape[2]}"}
         for method, work in methods.items():
-            taken = sum(seconds(lambda w=work, s=s, r=r: w(s, r))[0] for s, r in zip(sets, of))
-            told.append(f"{method} {60 * len(sets) / max(taken, 1e-9):.0f}")
-        print(f"   {name} (size {size:g}): " + ", ".join(told))
+            row[method] = f"{60 / min(seconds(lambda: work(net, star, reference)) for _ in range(repeats)):.0f}"
+        rows.append(row)
+    print(pd.DataFrame(rows).to_string(index=False), "\n")
 
 
-def canvas() -> None:
-    print("\n3. Canvas and depth: seconds a scene at share 0, untrained networks, 20 pixels, size 0.3")
-    for dataset in scenes.CANVAS:
-        height, width, _ = scenes.CANVAS[dataset]
-        image = (torch.rand(1, height, width, generator=torch.Generator().manual_seed(0)) > 0.9).float()
-        for name in ("average", "deep"):
-            net = stars.lifted(scenes.network(name, dataset, 1))
-            taken, out = seconds(lambda net=net, image=image: stars.reach(net, verdicts.darkened(image, 20, 0.3)))
-            print(f"   {height}x{width}, {name}: {taken:.2f} s, {out.predicates} predicates")
+class Peak:
+    """The most memory in use, in megabytes above that at the start, sampled every 2 ms (Linux)."""
+
+    def __enter__(self):
+        self.start, self.most, self.done = self.now(), 0.0, threading.Event()
+        self.thread = threading.Thread(target=self.watch)
+        self.thread.start()
+        return self
+
+    def watch(self) -> None:
+        while not self.done.wait(0.002):
+            self.most = max(self.most, self.now() - self.start)
+
+    def __exit__(self, *_) -> None:
+        self.done.set()
+        self.thread.join()
+
+    @staticmethod
+    def now() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 
-def memory(net, image) -> None:
-    print("\n4. Memory of a star, network average, share 1: generators, and the most that is held meanwhile")
-    for count in (5, 20, 60):
-        tracemalloc.start()
-        out = stars.reach(net, verdicts.darkened(image, count, 1.0), 1.0)
-        _, most = tracemalloc.get_traced_memory()  # arrays of numpy; those of torch are counted by their size
-        tracemalloc.stop()
-        held = out.images.nelement() * 8 / 1e6
-        print(f"   {out.predicates:5d} predicates: {held:7.1f} MB of generators, {most / 1e6:7.1f} MB of rows")
+def memory(image: Tensor) -> None:
+    print("3. Memory against predicates: stars of an untrained network on the canvas of MNIST, share 1")
+    net, rows = stars.lifted(scenes.network("average", "mnist", 1)), []
+    canvas = F.pad(image, (30, 30, 24, 24))
+    for size in (0.1, 0.3, 1.0):
+        with Peak() as peak:
+            out = stars.reach(net, verdicts.darkened(canvas, 20, size), 1.0)
+        held = out.images.nelement() * 8 / 2**20
+        rows.append([out.predicates, f"{held:.0f}", f"{peak.most:.0f}"])
+        del out
+    print(pd.DataFrame(rows, columns=["predicates", "generators, MB", "most, MB"]).to_string(index=False))
     try:
-        stars.reach(net, verdicts.darkened(image, 60, 1.0), 1.0, memory=0.005)
+        stars.reach(net, verdicts.darkened(canvas, 20, 1.0), 1.0, memory=0.1)
     except MemoryError as error:
-        print(f"   with a cap of 5 MB: {error}")
+        print(f"   with a cap of 0.1 GB: {error}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--programs", type=int, default=24)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--scenes", type=int, default=2)
+    parser.add_argument("--programs", type=int, default=16, help="programs that are timed on each star")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    nets = {name: network(name) for name in scenes.NETWORKS}
-    images, _ = scenes.scenes("digits", "test", options.scenes)
-    routes(nets, images[0], options.programs, options.repeats)
-    throughput(nets, images)
-    canvas()
-    memory(nets["average"], images[0])
+    nets = {name: network(name) for name in ("average", "dilated", "deep")}
+    image = scenes.scenes("digits", "test", 1)[0][0]
+    routes(nets, image, options.programs, options.repeats)
+    throughput(nets, image, options.repeats)
+    memory(image)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,10 @@
 All take a network as ``stars.lifted`` gives it and a star without rows, {c + sum_i a_i V_i : lower <= a <= upper}.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
+from functools import reduce
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -46,52 +49,77 @@ def zonotope(net: nn.Sequential, star: Star) -> Star:
     return star
 
 
-def crown(net: nn.Sequential, star: Star, forms: Tensor | None = None, part: int = 128) -> tuple[list, Tensor | None]:
-    """CROWN: bounds (C, H, W) twice for the input of every ReLU, and, for linear forms (n, C, H, W) of the output,
-    their lower bounds (n,). Lower slopes are 1 where u > -l, else 0. ValueError for max pooling."""
-    layers, known = list(net), []
-    shapes = [star.images[:1]]
-    for layer in layers:
-        if isinstance(layer, nn.MaxPool2d):
-            raise ValueError("CROWN here knows no max pooling")
-        shapes.append(layer(shapes[-1]))
+def touched(net: Iterable[nn.Module], mask: Tensor) -> Tensor:
+    """The outputs (C, H, W) of affine and ReLU layers that a change of the marked inputs can reach."""
+    for layer in net:
+        mask = mask if isinstance(layer, nn.ReLU) else linear(layer, mask[None].double(), torch.abs)[0] > 0
+    return mask
 
-    def lowest(depth: int, forms: Tensor) -> Tensor:
-        """Lower bounds of forms of what enters layer ``depth``."""
-        constant, relus = 0, len(known)
-        for i in reversed(range(depth)):
-            if isinstance(layers[i], nn.ReLU):
-                relus -= 1
-                low, high = known[relus]
-                live = (low < 0) & (high > 0)
-                upper = torch.where(live, high / (high - low), (low >= 0).double())
-                lower = torch.where(live, (high > -low).double(), upper)
-                up = forms.clamp(min=0)
-                down = forms - up
-                constant = constant - down.flatten(1) @ (upper * low * live).flatten()
-                forms = up.mul_(lower).add_(down.mul_(upper))
-            else:
-                x = torch.zeros(len(forms), *shapes[i].shape[1:], dtype=torch.float64, requires_grad=True)
-                constant = constant + forms.flatten(1) @ layers[i](x[:1].detach()).flatten()
-                (forms,) = torch.autograd.grad(linear(layers[i], x), x, forms)
-        weight = forms.flatten(1) @ star.images.flatten(1).T
-        box = torch.minimum(weight[:, 1:] * star.lower, weight[:, 1:] * star.upper).sum(1)
-        return constant + weight[:, 0] + box
 
-    def all_lowest(depth: int, forms: Tensor) -> Tensor:
-        return torch.cat([lowest(depth, some) for some in forms.split(part)])
+def _step(layers: nn.Sequential, centre: Tensor, mask: Tensor, part: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Affine layers between the values that a set moves, the marked ones, before (n) and after (m): offset (m,), matrix
+    (m, n), and the marks after. What is fixed goes into the offset."""
+    after, columns = touched(layers, mask), []
+    for some in mask.flatten().nonzero().split(part):
+        images = torch.zeros(len(some), mask.numel(), dtype=torch.float64).scatter_(1, some, 1).view(-1, *mask.shape)
+        for layer in layers:
+            images = linear(layer, images)
+        columns.append(images[:, after])
+    matrix = torch.cat([centre.new_zeros(0, int(after.sum())), *columns]).T.contiguous()
+    return layers(centre.masked_fill(mask, 0))[0][after], matrix, after
 
-    prefix = star
-    for depth, layer in enumerate(layers):
-        if not isinstance(layer, nn.ReLU):
-            prefix = prefix if known else affine(layer, prefix)
-        elif not known:
-            known.append(ranges(prefix))  # nothing was relaxed so far: exact
-        else:
-            shape = shapes[depth].shape[1:]
-            unit = torch.eye(shape.numel(), dtype=torch.float64).view(-1, *shape)
-            known.append((all_lowest(depth, unit).view(shape), -all_lowest(depth, -unit).view(shape)))
-    return known, None if forms is None else all_lowest(len(layers), forms.double())
+
+def crown(
+    net: nn.Sequential, star: Star, forms: csr_array | None = None, part: int = 256
+) -> tuple[list[tuple[Tensor, Tensor]], Tensor | None]:
+    """CROWN: bounds (C, H, W) twice for the input of every ReLU, and, for linear forms (n, C H W) of the output, a
+    sparse array, their lower bounds (n,).
+
+    Lower slopes are 1 where u > -l, else 0. The network is cut down to the values that the set can move, matrices
+    between its ReLUs, and ``part`` forms go back through them at once: more are faster, and take more memory.
+    ValueError for max pooling.
+    """
+    if any(isinstance(layer, nn.MaxPool2d) for layer in net):
+        raise ValueError("CROWN here knows no max pooling")
+    ends = [-1, *(i for i, layer in enumerate(net) if isinstance(layer, nn.ReLU)), len(net)]
+    first, *later = (net[start + 1 : end] for start, end in pairwise(ends))
+    centre, mask = first(star.images[:1]), touched(first, (star.images[1:] != 0).any(0))
+    offset, matrix = (
+        centre[0][mask],
+        reduce(lambda images, layer: linear(layer, images), first, star.images[1:])[:, mask].T,
+    )
+    chain, known = [], []
+
+    def lowest(constant: Tensor, forms: Tensor) -> Tensor:
+        """Lower bounds of constants (n,) and forms (n, m) of what the newest ReLU gives."""
+        for offset, matrix, low, high in reversed(chain):
+            live = (low < 0) & (high > 0)
+            upper = torch.where(live, high / (high - low), (low >= 0).double())
+            lower = torch.where(live, (high > -low).double(), upper)
+            up = forms.clamp(min=0)
+            down = forms - up
+            constant = constant - down @ (upper * low * live)
+            forms = up.mul_(lower).add_(down.mul_(upper))
+            constant, forms = constant + forms @ offset, forms @ matrix
+        return constant + torch.minimum(forms * star.lower, forms * star.upper).sum(1)
+
+    def all_lowest(constant: Tensor, forms: Tensor) -> Tensor:
+        return torch.cat([lowest(*some) for some in zip(constant.split(part), forms.split(part))])
+
+    for layers in later:
+        low, high = all_lowest(offset, matrix), -all_lowest(-offset, -matrix)
+        known.append(tuple(centre[0].masked_scatter(mask, bound) for bound in (low, high)))
+        chain.append((offset, matrix, low, high))
+        after = centre.relu()
+        centre = layers(after)
+        offset, matrix, mask = _step(layers, after, mask, part)
+    if forms is None:
+        return known, None
+    constant = torch.from_numpy(forms @ centre[0].masked_scatter(mask, offset).flatten().numpy())
+    forms = forms[:, mask.flatten().numpy()]
+    blocks = (forms[k : k + part] @ matrix.numpy() for k in range(0, len(constant), part))
+    low = [lowest(some, torch.from_numpy(block)) for some, block in zip(constant.split(part), blocks)]
+    return known, torch.cat([constant[:0], *low])
 
 
 def line(net: nn.Sequential, star: Star) -> tuple[Tensor, Tensor]:

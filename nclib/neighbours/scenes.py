@@ -77,9 +77,8 @@ def network(name: str, dataset: str, seed: int) -> nn.Sequential:
     """A fresh segmentation network, scenes (N, 1, H, W) to logits (N, classes, H, W).
 
     "average" pools twofold and goes back up by a transposed convolution; "maximum" pools by the maximum; "dilated"
-    stays at full resolution; "deep" has twice as many ReLU layers, the later ones narrower. On MNIST's canvas all are
-    larger. ValueError for
-    another name or data set.
+    stays at full resolution; "deep" has two ReLU layers more, on the small canvas the later ones narrower. On MNIST's
+    canvas all are larger. ValueError for another name or data set.
     """
     _choice("network", name, NETWORKS)
     _choice("dataset", dataset, CANVAS)

@@ -7,11 +7,13 @@ point of the set, attacked where it wins at none.
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.sparse import csr_array
 from torch import Generator, Tensor, nn
 
-from .bounds import crown, line
+from .bounds import crown, line, touched
 from .stars import SLACK, Star, box, maximise, ranges
 
 BRIGHT = 150 / 255  # pixels brighter than this are attacked
@@ -57,14 +59,18 @@ def margins(star: Star, reference: Tensor) -> tuple[Tensor, Tensor]:
 
 def by_margins(star: Star, reference: Tensor) -> Tensor:
     """Verdicts (H, W) from the scores' differences over the box: what two scores share cancels. No program."""
-    low, high = margins(star, reference)
+    return _settled(*margins(star, reference))
+
+
+def _settled(low: Tensor, high: Tensor) -> Tensor:
     return torch.where((low > SLACK).all(0), 1, torch.where((high < -SLACK).any(0), -1, 0))
 
 
 def by_programs(star: Star, reference: Tensor) -> Tensor:
     """``by_margins``, and then a program for every margin that is not positive over the box, the worst one first,
     until a class is left that could win. The programs are counted in ``star.counts``."""
-    verdict, (low, _) = by_margins(star, reference), margins(star, reference)
+    low, high = margins(star, reference)
+    verdict = _settled(low, high)
     places = (verdict == 0).nonzero()
     while len(places):
         worst = low[:, *places.T].argmin(0)
@@ -78,20 +84,16 @@ def by_programs(star: Star, reference: Tensor) -> Tensor:
 
 
 def by_crown(net: nn.Sequential, star: Star, reference: Tensor) -> Tensor:
-    """Verdicts (H, W) by CROWN: robust or unknown. MemoryError in one line where the forms of all leads, one for every
-    pixel and class, would need more than 2 GB."""
-    classes = net(star.images[:1]).shape[1]
-    if (size := (classes * reference.numel()) ** 2 * 8 / 1e9) > 2:
-        raise MemoryError(f"CROWN for {reference.numel()} pixels and {classes} classes needs {size:.0f} GB: too many")
-    pixels = torch.arange(reference.numel()).view(reference.shape)
-    forms = torch.zeros(*reference.shape, classes, classes * reference.numel(), dtype=torch.float64)
-    for c in range(classes):
-        forms[..., c, :].scatter_(2, (c * reference.numel() + pixels)[..., None], -1)
-    own = (reference * reference.numel() + pixels)[..., None, None].expand(-1, -1, classes, 1)
-    forms = forms.scatter_add(3, own, torch.ones_like(own, dtype=torch.float64))
-    other = F.one_hot(reference, classes) == 0
-    _, low = crown(net, star, forms[other].view(-1, classes, *reference.shape))
-    return (low.view(*reference.shape, classes - 1) > SLACK).all(2).long()
+    """Verdicts (H, W) by CROWN: robust or unknown. Of a pixel that the set cannot move the scores are known."""
+    scores = net(star.images[:1])[0]
+    low = scores.gather(0, reference[None]) - scores
+    places = touched(net, (star.images[1:] != 0).any(0)).any(0).flatten().nonzero()[:, 0]
+    other, pixel = torch.meshgrid(torch.arange(len(scores)), places, indexing="ij")
+    entries = torch.stack([reference.flatten()[pixel], other]) * reference.numel() + pixel  # the reference's, and c's
+    rows, signs = np.tile(np.arange(other.numel()), 2), np.repeat([1.0, -1.0], other.numel())
+    forms = csr_array((signs, (rows, entries.flatten().numpy())), shape=(other.numel(), scores.numel()))
+    low.flatten(1)[:, places] = crown(net, star, forms)[1].view(other.shape)
+    return (low.scatter(0, reference[None], float("inf")) > SLACK).all(0).long()
 
 
 def by_line(net: nn.Sequential, star: Star, reference: Tensor, parts: int | None = None) -> Tensor:

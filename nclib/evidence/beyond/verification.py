@@ -198,9 +198,8 @@ SAID: dict[str, dict[str, str]] = {
         "about": "transposed convolutions beat dilated ones",
     },
     "A7": {
-        "holds": "With twice as many ReLU layers more pixels stay unknown, at more than twice the cost.",
-        "holds in part": "With twice as many ReLU layers more stays unknown and the cost is higher, "
-        "not as much as was set.",
+        "holds": "With more ReLU layers more pixels stay unknown, at more than twice the cost.",
+        "holds in part": "With more ReLU layers more stays unknown and the cost is higher, not as much as was set.",
         "fails": "The network with more ReLU layers is not harder to verify in both respects.",
         "about": "few ReLU layers are easier to verify",
     },
