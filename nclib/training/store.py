@@ -147,7 +147,8 @@ def fit(
     recipe's data set and architecture; a run is kept under their content too, so that nothing is mistaken.
 
     Raises ValueError for bad data choices, FileNotFoundError for missing data files, FloatingPointError
-    (naming epoch, step and learning rate) when the loss stops being finite, OSError when the disk is full.
+    (naming epoch, step and learning rate) when the loss stops being finite, OSError when the disk is full,
+    PermissionError where there is something to train and ``root`` can only be read.
     """
     given, own = {"data": data, "model": model}, content(data, model)
     if data is None:
@@ -162,14 +163,14 @@ def fit(
     path = find(recipe, compute.name, root, shipped, own)
     if path is None:
         path = root / f"{recipe.key}{own}-{compute.name}"
-        path.mkdir(parents=True, exist_ok=True)
         with alone(path / "lock", recipe.label):
             wrong = checkpoint.fault(recipe, path)  # looked at again: another process may have trained it meanwhile
             if wrong and wrong != checkpoint.UNFINISHED:
                 checkpoint.start_over(path, wrong)
             if wrong:
                 _train(model, recipe, data, compute, path)
-    (root / path.name / "state.safetensors").unlink(missing_ok=True)
+    with suppress(OSError):  # a shared folder may be one to read only
+        (root / path.name / "state.safetensors").unlink(missing_ok=True)
     model.load_state_dict(load_file(path / "model.safetensors"))
     if root == home() / "runs":
         note_use(path.name)
