@@ -8,10 +8,13 @@ its last two are ``features`` (N, d), non-negative after a ReLU and average pool
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .known import NETWORKS, named
 
 
 class Normalize(nn.Module):
@@ -133,11 +136,8 @@ def _with_head(model: nn.Sequential, head: str, temperature: float) -> nn.Sequen
     return model
 
 
-ARCHITECTURES = {
-    "preactresnet8": lambda *a, large: preactresnet(*a, blocks=(1, 1, 1), large=large),
-    "preactresnet18": lambda *a, large: preactresnet(*a, blocks=(2, 2, 2, 2), large=large),
-    "vgg11": vgg11,
-}
+preactresnet8 = partial(preactresnet, blocks=(1, 1, 1))
+preactresnet18 = partial(preactresnet, blocks=(2, 2, 2, 2))
 
 
 def build(
@@ -156,12 +156,12 @@ def build(
     Images above 64 pixels get the authors' ImageNette variant (a strided stem). Initialisation draws
     from torch's global generator. Raises ValueError for an unknown architecture or too small an image.
     """
-    if architecture not in ARCHITECTURES:
-        raise ValueError(f"unknown architecture {architecture!r}; choose one of {', '.join(ARCHITECTURES)}")
-    channels, height, _ = shape
-    if architecture == "vgg11" and height < 16:
-        raise ValueError(f"architecture 'vgg11' needs images of 16 pixels or more, not {height}")
-    model = ARCHITECTURES[architecture](channels, num_classes, width, mean, std, large=height > 64)
+    if architecture not in NETWORKS:
+        raise ValueError(f"unknown architecture {architecture!r}; choose one of {', '.join(NETWORKS)}")
+    (channels, height, _), entry = shape, NETWORKS[architecture]
+    if height < entry.smallest:
+        raise ValueError(f"architecture {architecture!r} needs images of {entry.smallest} pixels or more, not {height}")
+    model = named(entry.maker)(channels, num_classes, width, mean, std, large=height > 64)
     return _with_head(model, head, temperature)
 
 

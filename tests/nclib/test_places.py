@@ -93,6 +93,37 @@ def test_a_kept_network_that_cannot_be_written_is_one_line(shared, monkeypatch):
         kept("net", {"seed": 2}, None)
 
 
+NOBODY = """
+import os, pwd, sys
+def unknown(*_):
+    raise KeyError("uid not found")
+pwd.getpwuid = pwd.getpwnam = unknown
+import nclib as nc, nclib.figures, torch
+from press.doctor import _data
+model = nc.build("preactresnet8", (1, 8, 8), 10, (0.5,), (0.5,), 4)
+torch.optim.SGD(model.parameters())
+print(len(nc.collapse(model, nc.views(model, nc.load("digits", per_class=2), names=["clean", "sign"]))))
+print(_data())
+nc.load("mnist")
+"""
+
+
+@pytest.mark.parametrize("house, words", [
+    (None, "FileNotFoundError: there is no home folder to keep data in: set NCLIB_DATA to one"),
+    ("/proc/nowhere", "FileNotFoundError: mnist: /proc/nowhere/.cache/nclib/MNIST/raw/train-images-idx3-ubyte is"),
+])  # fmt: skip
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="no folder here that nobody may write")
+def test_a_user_without_a_name_and_a_home_folder_measures_and_trains(tmp_path, house, words):
+    """As in a container under a bare number. Only data that would be kept there want a place."""
+    names = ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "NCLIB_DATA")
+    left = {k: v for k, v in os.environ.items() if k not in (*names, "MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR")}
+    left |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | ({"HOME": house} if house else {})
+    done = subprocess.run([sys.executable, "-c", NOBODY], cwd=tmp_path, env=left, capture_output=True, text=True)
+    measured, data, *_ = done.stdout.splitlines() or [done.stderr, ""]
+    assert measured.isdigit() and data.startswith("digits comes with scikit-learn; "), done.stderr
+    assert done.stderr.splitlines()[-1].startswith(words), done.stderr
+
+
 def test_helpers_do_not_run_a_script_again_that_has_no_main_guard(tmp_path):
     (tmp_path / "mine.py").write_text('from nclib.runtime import spread; print(spread(abs, [-1, 2], "signs", jobs=2))')
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
