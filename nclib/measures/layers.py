@@ -68,7 +68,7 @@ def propagate(
 
     Returns a tidy frame: split, view, layer, measure, value. Beside the measures of ``measure``, views after the
     first have ``centers_*`` (their samples about the reference means) and what ``similarity`` says of the two views'
-    class means, averaged over classes. Two walks per view; memory O(C d) per layer beside one batch's activations.
+    class means, averaged over classes. Two walks per view; memory O(C (C + d)) per layer beside a batch's activations.
     ValueError, naming view and layer, as ``measure`` has it, and for a layer unknown or not passed once a walk.
     """
     layers = layer_names(model) if layers is None else list(layers)

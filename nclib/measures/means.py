@@ -43,9 +43,13 @@ class ClassMeans:
 
     @cached_property
     def gram_inverse(self) -> Tensor:
-        """(M~ M~^T)^+ (C, C), from the singular values of M~ itself: squaring would lose half their digits."""
+        """(M~ M~^T)^+ (C, C), from the singular values of M~ itself: squaring would lose half their digits.
+
+        Where C > d without its last factor (C, d), as that one changes no length and would cost C x C products a row.
+        """
         U, s, _ = torch.linalg.svd(torch.linalg.qr(self.centered.T, mode="r").R.T, full_matrices=False)
-        return (U * torch.where(s > IDENTICAL * self.means.norm(dim=1).max(), s**-2, 0.0)) @ U.T
+        half = U * torch.where(s > IDENTICAL * self.means.norm(dim=1).max(), s**-2, 0.0)
+        return half if len(half) > len(s) else half @ U.T
 
     def nearest(self, inner: Tensor) -> tuple[Tensor, Tensor]:
         """Closest mean by Euclidean distance and by the angle seen from mu_G; ``inner`` (N, C) is (h - mu_G) M~^T."""
@@ -132,14 +136,18 @@ def check(what: str, values: Tensor, shape: tuple[int, ...] | None = None) -> Te
     return values.detach().double()
 
 
-def blocks(features: Tensor, *columns: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Rows as float64 (n, d), a cache's worth at a time, beside the same rows of integer columns (N,)."""
+def blocks(features: Tensor, *columns: Tensor, width: int = 1) -> Iterator[tuple[Tensor, ...]]:
+    """Rows as float64 (n, d), a cache's worth at a time, beside the same rows of integer columns (N,).
+
+    ``width``: numbers that the caller makes of a row, where they may be more than d.
+    """
     for c in columns:
         if features.ndim < 2 or c.shape != features.shape[:1] or c.is_floating_point() or c.dtype == torch.bool:
             raise ValueError(f"features {tuple(features.shape)} and labels {tuple(c.shape)} of {c.dtype} do not match")
     if features.device.type == "mps":
         features = features.cpu()  # which knows double precision
-    size = max(1, BLOCK.get(features.device.type, BLOCK["cuda"]) * len(features) // max(1, features.numel()))
+    d = features.numel() // max(1, len(features))
+    size = max(1, BLOCK.get(features.device.type, BLOCK["cuda"]) // max(d, width))
     columns = [c.to(features.device, torch.int64).split(size) for c in columns]
     for h, *beside in zip(features.detach().split(size), *columns):
         if len(h):

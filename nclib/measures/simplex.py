@@ -69,7 +69,7 @@ def leap_matrix(features: Tensor, labels: Tensor, means: ClassMeans | Tensor) ->
     own = class_means(features, labels, len(clean.means))  # refuses what cannot be counted
     lengths(check("means", clean.centered, own.means.shape))
     counts = torch.zeros_like(clean.gram)
-    for h, y in blocks(features, labels):
+    for h, y in blocks(features, labels, width=len(clean.means)):
         _, closest = clean.nearest((h - clean.global_mean) @ clean.centered.T)
         counts.index_put_((y, closest), counts.new_ones(()), accumulate=True)
     return counts / own.counts[:, None]
