@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+PRECISIONS = ("auto", "float32", "bfloat16")
+
 
 @dataclass(frozen=True)
 class Compute:
@@ -46,12 +48,18 @@ def full_precision():
 def choose(precision: str = "auto", device: str | torch.device | None = None, side: int = 32) -> Compute:
     """Pick device and precision. ``side`` is the image side: below 16 pixels bfloat16 gains a CPU about a tenth.
 
-    Any device that torch has will do; CPU and CUDA are tried and measured. Raises ValueError for a CUDA device that is
-    not there.
+    Any device that torch has will do; CPU and CUDA are tried and measured. Raises ValueError for an unknown device or
+    precision, and for a CUDA or MPS device that is not there.
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {str(device)!r} asked for, but torch finds no CUDA device; choose cpu")
+    if precision not in PRECISIONS:
+        raise ValueError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
+    try:
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        raise ValueError(f"unknown device {str(device)!r}; choose cpu, cuda, or another that torch knows") from None
+    kind = device.type.upper()
+    if not {"CUDA": torch.cuda, "MPS": torch.backends.mps}.get(kind, torch.cpu).is_available():
+        raise ValueError(f"device {str(device)!r} asked for, but torch finds no {kind} device; choose cpu")
     if precision != "auto":
         return Compute(device, getattr(torch, precision), "as asked")
     if device.type == "cpu" and side < 16:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from .checks import check_images, check_labels
+from .checks import check_images, check_labels, check_stored
 from .known import DATASETS, named
 from .runtime import home
 
@@ -78,8 +78,8 @@ class Dataset:
 
 
 def pixels(images: Tensor) -> Tensor:
-    """Images as float32 in [0, 1]: uint8 is divided by 255, floats pass through."""
-    return images.float().div(255) if images.dtype == torch.uint8 else images
+    """Images as float32 in [0, 1]: uint8 is divided by 255, floats pass through. ValueError for anything else."""
+    return images.float().div(255) if check_stored(images).dtype == torch.uint8 else images
 
 
 def load(
@@ -98,7 +98,7 @@ def load(
     Raises ValueError for an unknown name or more images than a class has; FileNotFoundError, in one line, where files
     are missing or damaged and cannot be fetched.
     """
-    if name not in DATASETS and not (home() / name).exists():
+    if not isinstance(name, str) or (name not in DATASETS and not (home() / name).exists()):
         raise ValueError(f"unknown dataset {name!r}; choose one of {', '.join(DATASETS)}, or give a path")
     data = _known(name, root) if name in DATASETS else read(home() / name)
     return subset(data, per_class, test_per_class, seed)
@@ -144,7 +144,7 @@ def _known(name: str, root: str | Path | None) -> Dataset:
 def _balanced(data: Dataset, split: str, per_class: int, seed: int) -> Split:
     images, labels = getattr(data, split)
     smallest = int(labels.bincount(minlength=data.num_classes).min())
-    if not 0 < per_class <= smallest:
+    if not isinstance(per_class, int) or not 0 < per_class <= smallest:
         raise ValueError(
             f"{per_class} images per class asked of {data.name}'s {split} split: its smallest class has {smallest}"
         )
@@ -177,6 +177,15 @@ def dataset(train, test=None, name: str = "own", class_names=None) -> Dataset:
     if len(missing := (train.labels.bincount(minlength=len(names)) == 0).nonzero()):
         raise ValueError(f"class {names[int(missing[0])]} has no training image")
     return Dataset(name, train, test, names)
+
+
+def as_dataset(data) -> Dataset:
+    """One's own data from a ``Dataset``, or from one split or two. ValueError for anything else."""
+    if isinstance(data, Dataset):
+        return data
+    if not isinstance(data, (tuple, list)) or len(data) not in (1, 2):
+        raise ValueError("data of one's own are a Dataset, or splits: (train, test), or (train,)")
+    return dataset(*data)
 
 
 def split(source) -> Split:

@@ -14,7 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .checks import check_count
 from .known import NETWORKS, named
+
+HEADS = ("linear", "sphere", "rows", "decayed")
 
 
 class Normalize(nn.Module):
@@ -22,6 +25,8 @@ class Normalize(nn.Module):
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
+        if len(mean) != len(std) or not min(std) > 0:
+            raise ValueError(f"mean and std must be one number per channel, std above 0, not {mean} and {std}")
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
 
@@ -30,7 +35,9 @@ class Normalize(nn.Module):
 
 
 def plain(model):
-    """A model as it was before torch.compile wrapped it: hooks on its layers are heard."""
+    """A model as it was before torch.compile wrapped it: hooks on its layers are heard. ValueError for no module."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"a {type(model).__name__} has no layers to listen to: give an nn.Module")
     return getattr(model, "_orig_mod", model)
 
 
@@ -141,14 +148,7 @@ preactresnet18 = partial(preactresnet, blocks=(2, 2, 2, 2))
 
 
 def build(
-    architecture: str,
-    shape,
-    num_classes: int,
-    mean,
-    std,
-    width: int = 64,
-    head: str = "linear",
-    temperature: float = 1.0,
+    architecture: str, shape, num_classes: int, mean, std, width: int = 64, head: str = "linear", temperature: float = 1
 ) -> nn.Sequential:
     """A freshly initialised network for images of ``shape`` (channels, height, width).
 
@@ -158,7 +158,12 @@ def build(
     """
     if architecture not in NETWORKS:
         raise ValueError(f"unknown architecture {architecture!r}; choose one of {', '.join(NETWORKS)}")
+    if head not in HEADS:
+        raise ValueError(f"unknown head {head!r}; choose one of {', '.join(HEADS)}")
+    check_count("width", width), check_count("num_classes", num_classes, 2)
     (channels, height, _), entry = shape, NETWORKS[architecture]
+    if len(mean) != channels:
+        raise ValueError(f"mean has {len(mean)} numbers, the images {channels} channels")
     if height < entry.smallest:
         raise ValueError(f"architecture {architecture!r} needs images of {entry.smallest} pixels or more, not {height}")
     model = named(entry.maker)(channels, num_classes, width, mean, std, large=height > 64)

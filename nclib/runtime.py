@@ -22,7 +22,7 @@ from types import ModuleType
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
 def home() -> Path:
@@ -125,7 +125,7 @@ def alone(file: Path, label: str):
         log(f"{label}: waiting for another process that trains it")
         lock.acquire()
     except OSError as error:
-        if error.errno not in READ_ONLY:
+        if error.errno not in UNWRITABLE:
             raise
         where = f"{file.parent} cannot be written ({error.strerror.lower()})"
         raise PermissionError(f"{label}: {where}: name another folder, as root=... or in NCLIB_HOME") from None

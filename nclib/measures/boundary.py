@@ -4,8 +4,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..attacks.pgd import check_attack, pgd
+from ..attacks.pgd import pgd
 from ..attacks.robust import unit_logits
+from ..checks import check_attack, check_count
 from ..data import pixels
 from ..models import in_mode
 from .history import COLUMNS, through
@@ -25,6 +26,7 @@ def minimal_epsilon(model, x: Tensor, y: Tensor, norm: str = "linf", steps: int 
     bound. Errors as in ``pgd``.
     """
     check_attack(1.0, norm, steps=steps)
+    check_count("halvings", halvings, 0)
     scaled = unit_logits(model)
     with in_mode(model, "eval"):
         found = [_bisected(scaled, x, y, norm, steps, halvings, loss) for loss in LOSSES]
@@ -51,6 +53,7 @@ def boundary(run, norm: str = "linf", steps: int = 10, per_class: int = 5) -> pd
     One row per epoch, measured once and kept beside the run as ``history`` is. Errors as in ``minimal_epsilon``.
     """
     check_attack(1.0, norm, steps=steps)
+    check_count("per_class", per_class)
     settings = {"version": VERSION, "measure": "minimal_epsilon", "norm": norm, "steps": steps, "per_class": per_class}
     settings |= {"test_per_class": run.recipe.test_per_class, "dtype": run.dtype}
     return through(run, settings, _median)

@@ -93,6 +93,7 @@ def measure(
     Raises ValueError for NaN or infinity, no samples, an empty class, one class, a label out of range, shapes that
     do not match, identical class means, a class mean on the global mean, or a row of ``weight`` of length 0.
     """
+    features, labels = torch.as_tensor(features), torch.as_tensor(labels)
     means = class_means(features, labels, len(weight) if weight is not None and num_classes is None else num_classes)
     passes = [WithinPass(means)]
     if centers is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..checks import check_attack
 from ..runtime import alone, log, progress, read_sealed, write_sealed
 from .layers import head_name, last_layer, outputs
 from .views import View, views
@@ -29,6 +30,9 @@ def history(run, views: Sequence[str] | None = None, split: str | None = None, *
     """
     names = list(views or (["clean", "untargeted"] if run.recipe.attacked else ["clean"]))
     options = {name: getattr(run.recipe, name) for name in ("epsilon", "norm", "step", "steps", "seed")}
+    if unknown := attack.keys() - options.keys():
+        raise ValueError(f"history has no option {min(unknown)!r}; choose from {', '.join(options)}")
+    check_attack(*((options | attack)[name] for name in ("epsilon", "norm")))
     settings = {"version": VERSION, "views": names, "splits": [split] if split else ["train", "test"]}
     settings |= {"test_per_class": run.recipe.test_per_class, "attack": options | attack, "dtype": run.dtype}
     if names == ["clean"]:

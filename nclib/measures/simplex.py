@@ -66,6 +66,7 @@ def leap_matrix(features: Tensor, labels: Tensor, means: ClassMeans | Tensor) ->
     leapt. features (N, d), labels (N,). Errors as in ``measure``.
     """
     clean = as_means(means)
+    features, labels = torch.as_tensor(features), torch.as_tensor(labels)
     own = class_means(features, labels, len(clean.means))  # refuses what cannot be counted
     lengths(check("means", clean.centered, own.means.shape))
     counts = torch.zeros_like(clean.gram)

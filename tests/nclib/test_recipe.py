@@ -7,7 +7,8 @@ import pytest
 from conftest import ROOT
 
 from nclib import Recipe, known
-from nclib.attacks.pgd import NORMS
+from nclib.checks import NORMS
+from nclib.models import HEADS
 from nclib.training import recipe
 
 CHANGED = {  # another value for every field
@@ -78,7 +79,7 @@ def test_choices_are_what_the_library_knows():
     """They stand in a module that does without PyTorch, so that a command can check them."""
     assert recipe.choices("dataset") == tuple(known.DATASETS)
     assert recipe.choices("architecture") == tuple(known.NETWORKS)
-    assert recipe.choices("norm") == NORMS
+    assert recipe.choices("norm") == NORMS and recipe.choices("head") == HEADS
     assert recipe.choices("epochs") == recipe.choices("no such field") == ()
 
 
