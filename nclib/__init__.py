@@ -5,6 +5,10 @@ Everything public is loaded on first use: ``nclib.figures`` draws, and trainers 
 
 from importlib import import_module
 
+from . import nobody
+
+nobody.settle()
+
 __version__ = "0.2.0"
 
 _PLACES = {  # public name -> its module, and its name there

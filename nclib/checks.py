@@ -1,7 +1,59 @@
-"""What comes in is looked at once, at the door: images, labels and what a model answers. Imports nothing of ours."""
+"""What comes in is looked at once, at the door: images, labels and what a model answers."""
+
+from math import isfinite
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor, nn
+
+from .losses import LOSSES
+
+NORMS = ("linf", "l2")
+STARTS = ("uniform", "radial", "gaussian", None)
+
+
+def check_count(name: str, value, least: int = 1) -> int:
+    """A whole number of ``least`` or more."""
+    if not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name} must be {least} or more and whole, not {value!r}")
+    return int(value)
+
+
+def check_size(name: str, value, many: bool = False) -> None:
+    """A finite number of 0 or more, or, where there may be ``many``, a tensor of them."""
+    numbers = value.detach().flatten().tolist() if torch.is_tensor(value) else [value]
+    if len(numbers) != 1 and not many:
+        raise ValueError(f"{name} must be one number, not {len(numbers)}")
+    for number in numbers:
+        if not isinstance(number, Real) or not isfinite(number) or number < 0:
+            raise ValueError(f"{name} must be 0 or more and finite, not {number!r}")
+
+
+def check_attack(epsilon, norm="linf", loss="ce", start: str | None = "uniform", steps=1, many: bool = False) -> None:
+    """One clear ValueError for an attack that means nothing; ``many``: epsilon may be one number per sample."""
+    for name, value, choices in (("norm", norm, NORMS), ("loss", loss, LOSSES), ("start", start, STARTS)):
+        if value not in choices:
+            raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(map(str, choices))}")
+    if loss == "kl" and start is None:
+        raise ValueError("loss 'kl' has no gradient at x itself; choose a random start")
+    check_size("epsilon", epsilon, many)
+    check_count("steps", steps, 0)
+
+
+def check_targets(targets: Tensor, y: Tensor) -> Tensor:
+    """One class for each of the labels y (N,), on their device, and not the label itself."""
+    targets = check_labels(targets, len(y)).to(y.device)
+    if len(same := (targets == y).nonzero()):
+        raise ValueError(f"the target of sample {int(same[0])} is its own label")
+    return targets
+
+
+def check_stored(images: Tensor) -> Tensor:
+    """Images as they are kept, bytes or floats."""
+    if not torch.is_tensor(images) or not (images.dtype == torch.uint8 or images.is_floating_point()):
+        kind = images.dtype if torch.is_tensor(images) else type(images).__name__
+        raise ValueError(f"images must be a tensor of bytes (uint8) or floats, not {kind}")
+    return images
 
 
 def check_images(x: Tensor) -> Tensor:
@@ -30,7 +82,10 @@ def as_model(model, x: Tensor) -> Tensor:
 
 def check_labels(y: Tensor, count: int, classes: int | None = None) -> Tensor:
     """One class of 0, 1, ... for each of ``count`` samples, as int64 (count,); ValueError, in one line, otherwise."""
-    y = torch.as_tensor(y)
+    try:
+        y = torch.as_tensor(y)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"labels must be integers, not {type(y).__name__}") from None
     if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         raise ValueError(f"labels must be integers, not {y.dtype}")
     if y.shape != (count,):
@@ -42,9 +97,16 @@ def check_labels(y: Tensor, count: int, classes: int | None = None) -> Tensor:
     return y.long()
 
 
-def check_logits(output) -> Tensor:
+def check_samples(model, x: Tensor, y: Tensor, labelled: bool = True) -> tuple[Tensor, Tensor]:
+    """Images as a model takes them, and, where they are ``labelled``, their labels on the same device."""
+    x = as_model(model, check_images(x))
+    return x, check_labels(y, len(x)).to(x.device) if labelled else y
+
+
+def check_logits(output, rows: int | None = None, classes: int = 2) -> Tensor:
     """A model's logits (N, C), single precision at least, from whatever it answers: a tensor, or a tuple, dict or
-    dataclass that holds one. ValueError where they are no scores of two classes or more."""
+    dataclass that holds one. ValueError where they are no scores of two classes or more, or not for ``rows`` images
+    and at least ``classes`` labels."""
     if isinstance(output, dict) or hasattr(output, "logits"):
         output = (
             output["logits"] if isinstance(output, dict) and "logits" in output else getattr(output, "logits", output)
@@ -58,7 +120,28 @@ def check_logits(output) -> Tensor:
             f"logits must be (N, classes) with two classes or more, not {tuple(output.shape)}:"
             " a single score s is torch.cat([-s, s], 1)"
         )
+    if rows not in (None, len(output)):
+        raise ValueError(
+            f"a model must answer with one row of logits for each image, not with {len(output)} for {rows}"
+        )
+    if output.shape[1] < classes:
+        raise ValueError(f"labels go up to {classes - 1}, but the model has {output.shape[1]} classes")
     return output.to(torch.promote_types(output.dtype, torch.float32))
+
+
+def needed(y: Tensor) -> int:
+    """How many classes a model must have for these labels."""
+    return max(int(y.max()) + 1, 2) if len(y) else 2
+
+
+def slope(value: Tensor, point: Tensor) -> Tensor:
+    """The gradient of a number at a point; ValueError where the model has none to give."""
+    found = torch.autograd.grad(value, point, allow_unused=True)[0] if value.requires_grad else None
+    if found is None:
+        raise ValueError(
+            "the model's answer has no gradient at x: it is detached, or made outside of torch; try square"
+        )
+    return found
 
 
 def check_finite(name: str, values: Tensor) -> Tensor:

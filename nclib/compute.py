@@ -65,16 +65,19 @@ def _switches() -> tuple:
 def choose(precision: str = "auto", device: str | torch.device | None = None, side: int = 32) -> Compute:
     """Pick device and precision. ``side`` is the image side: below 16 pixels bfloat16 gains a CPU about a tenth.
 
-    Any device that torch has will do; CPU and CUDA are tried and measured. Raises ValueError for an unknown precision,
-    and for a CUDA device that is not there.
+    Any device that torch has will do; CPU and CUDA are tried and measured. Raises ValueError for an unknown device or
+    precision, and for a CUDA or MPS device that is not there.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
-        raise ValueError(
-            f"device {str(device)!r} asked for, but torch finds {count} CUDA devices; choose another, or cpu"
-        )
+    try:
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        raise ValueError(f"unknown device {str(device)!r}; choose cpu, cuda, or another that torch knows") from None
+    counts = {"cuda": torch.cuda.device_count, "mps": torch.mps.device_count}
+    if device.type in counts and (device.index or 0) >= (count := counts[device.type]()):
+        found = f"{count} {device.type.upper()} devices"
+        raise ValueError(f"device {str(device)!r} asked for, but torch finds {found}; choose another, or cpu")
     if precision != "auto":
         return Compute(device, getattr(torch, precision), "as asked")
     if device.type == "cpu" and side < 16:

@@ -1,9 +1,8 @@
 """Data sets as tensors: images kept as they are stored, converted to [0, 1] by the batch."""
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +11,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from .checks import check_images, check_labels
+from .checks import check_images, check_labels, check_stored
+from .known import DATASETS, named
 from .runtime import home
 
-_STATISTICS = {  # per-channel mean and standard deviation of the training pixels
-    "digits": ((0.3054,), (0.3763,)),
-    "mnist": ((0.1307,), (0.3081,)),
-    "fashion_mnist": ((0.2860,), (0.3530,)),
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
-    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-    "imagenette": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-}
-DATASETS = tuple(_STATISTICS)
 PARTS = ("train_images", "train_labels", "test_images", "test_labels")  # what an .npz file must hold
 
 
@@ -46,12 +37,16 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A training and a test split, with what a model needs to know of them."""
+    """A training and a test split, with what a model needs to know of them.
+
+    ``statistics`` are mean and standard deviation of training pixels by channel; None: those of ``train``, measured.
+    """
 
     name: str
     train: Split
     test: Split
     class_names: tuple[str, ...]
+    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -64,16 +59,16 @@ class Dataset:
 
     @property
     def mean(self) -> tuple[float, ...]:
-        return self._statistics[0]
+        return self._measured[0]
 
     @property
     def std(self) -> tuple[float, ...]:
-        return self._statistics[1]
+        return self._measured[1]
 
     @cached_property
-    def _statistics(self) -> tuple[tuple[float, ...], ...]:
-        if self.name in _STATISTICS:
-            return _STATISTICS[self.name]
+    def _measured(self) -> tuple[tuple[float, ...], ...]:
+        if self.statistics:
+            return self.statistics
         x = pixels(self.train.images).double()
         return tuple(x.mean((0, 2, 3)).tolist()), tuple(x.std((0, 2, 3)).clamp_min(1e-3).tolist())
 
@@ -83,8 +78,8 @@ class Dataset:
 
 
 def pixels(images: Tensor) -> Tensor:
-    """Images as float32 in [0, 1]: uint8 is divided by 255, floats pass through."""
-    return images.float().div(255) if images.dtype == torch.uint8 else images
+    """Images as float32 in [0, 1]: uint8 is divided by 255, floats pass through. ValueError for anything else."""
+    return images.float().div(255) if check_stored(images).dtype == torch.uint8 else images
 
 
 def load(
@@ -96,24 +91,16 @@ def load(
 ) -> Dataset:
     """Load a data set whole, or class-balanced subsets of its splits.
 
-    ``name`` is one of ``DATASETS``: ``digits`` (1,797 real 8x8 digits) comes with scikit-learn, the others are read, or
-    downloaded once, through torchvision, in ``root``, else in the variable ``NCLIB_DATA``, else in ``~/.cache/nclib``;
-    or the path of one's own: an ``.npz`` file or an image folder (``read``), relative to the checkout.
+    ``name`` is one of ``nclib.known.DATASETS``: ``digits`` (1,797 real 8x8 digits) comes with scikit-learn, the others
+    are read, or downloaded once, through torchvision, in a ``folder``; or the path of one's own: an ``.npz`` file or an
+    image folder (``read``), relative to the checkout.
     ``per_class`` and ``test_per_class`` images of each class are kept in either split, drawn by ``seed``; None: all.
     Raises ValueError for an unknown name or more images than a class has; FileNotFoundError, in one line, where files
-    are missing and cannot be fetched.
+    are missing or damaged and cannot be fetched.
     """
-    if name not in DATASETS and not (home() / name).exists():
+    if not isinstance(name, str) or (name not in DATASETS and not (home() / name).exists()):
         raise ValueError(f"unknown dataset {name!r}; choose one of {', '.join(DATASETS)}, or give a path")
-    if name not in DATASETS:
-        data = read(home() / name)
-    elif name == "digits":
-        data = _digits()
-    else:
-        explicit = root or os.environ.get("NCLIB_DATA")
-        if explicit and not Path(explicit).is_dir():
-            raise FileNotFoundError(f"data folder {str(explicit)!r} does not exist; make it, or unset NCLIB_DATA")
-        data = _torchvision(name, Path(explicit) if explicit else _cache())
+    data = _known(name, root) if name in DATASETS else read(home() / name)
     return subset(data, per_class, test_per_class, seed)
 
 
@@ -126,80 +113,44 @@ def subset(data: Dataset, per_class: int | None = None, test_per_class: int | No
     return data
 
 
-def _cache() -> Path:
+def folder(root: str | Path | None = None) -> Path:
+    """Where data sets are kept: ``root``, else the variable ``NCLIB_DATA``, else ``~/.cache/nclib``.
+
+    FileNotFoundError, in one line, where one of the first two is no folder, and where there is no home folder.
+    """
+    if explicit := root or os.environ.get("NCLIB_DATA"):
+        if not Path(explicit).is_dir():
+            raise FileNotFoundError(f"data folder {str(explicit)!r} does not exist; make it, or unset NCLIB_DATA")
+        return Path(explicit)
     try:
         return Path.home() / ".cache" / "nclib"
-    except RuntimeError:  # no home folder
+    except RuntimeError:
         raise FileNotFoundError("there is no home folder to keep data in: set NCLIB_DATA to one") from None
+
+
+def _known(name: str, root: str | Path | None) -> Dataset:
+    """A data set by its name, if all of it is there."""
+    entry = DATASETS[name]
+    train, test, classes = named(entry.reader)(name, root)
+    for what, part, size in zip(("train", "test"), (train, test), entry.sizes):
+        if part.images.shape != (size, *entry.shape) or part.labels.shape != (size,):
+            raise FileNotFoundError(
+                f"{name}: {len(part.labels)} labels and images {tuple(part.images.shape)} to {what}, not"
+                f" {(size, *entry.shape)}: files are missing or damaged; unpack them again, or set NCLIB_DATA"
+            )
+    return Dataset(name, train, test, classes, (entry.mean, entry.std))
 
 
 def _balanced(data: Dataset, split: str, per_class: int, seed: int) -> Split:
     images, labels = getattr(data, split)
     smallest = int(labels.bincount(minlength=data.num_classes).min())
-    if not 0 < per_class <= smallest:
+    if not isinstance(per_class, int) or not 0 < per_class <= smallest:
         raise ValueError(
             f"{per_class} images per class asked of {data.name}'s {split} split: its smallest class has {smallest}"
         )
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(labels.device)
     kept = torch.cat([order[labels[order] == c][:per_class] for c in range(data.num_classes)]).sort().values
     return Split(images[kept], labels[kept])
-
-
-def _digits() -> Dataset:
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    bunch = load_digits()
-    images = torch.tensor(bunch.images / 16.0, dtype=torch.float32)[:, None]
-    labels = torch.tensor(bunch.target, dtype=torch.int64)
-    train, test = train_test_split(range(len(labels)), test_size=0.2, random_state=0, stratify=bunch.target)
-    splits = (Split(images[part], labels[part]) for part in (train, test))
-    return Dataset("digits", *splits, tuple(map(str, bunch.target_names)))
-
-
-def _torchvision(name: str, root: Path) -> Dataset:
-    import torchvision.datasets as tv
-
-    source = {"mnist": tv.MNIST, "fashion_mnist": tv.FashionMNIST, "cifar10": tv.CIFAR10, "cifar100": tv.CIFAR100}
-    if name == "imagenette":
-        where, what = root / "imagenette2-160", "the 160 px archive"
-        splits = [partial(tv.Imagenette, root, split=split, size="160px") for split in ("train", "val")]
-    else:
-        source = source[name]
-        where, what = (
-            root / getattr(source, "base_folder", f"{source.__name__}/raw"),
-            f"torchvision's {source.__name__}",
-        )
-        splits = [partial(source, root, train=train) for train in (True, False)]
-    try:
-        read = [_here_or_fetched(split) for split in splits]
-    except Exception as error:
-        raise FileNotFoundError(
-            f"{name}: files missing or damaged in {where} and the download failed ({type(error).__name__});"
-            f" put {what} files there or set NCLIB_DATA"
-        ) from None
-    classes = tuple(c if isinstance(c, str) else c[0] for c in read[0].classes)
-    return Dataset(name, *(_pictures(r) if name == "imagenette" else _arrays(r) for r in read), classes)
-
-
-def _here_or_fetched(split: Callable):
-    try:
-        return split(download=False)
-    except RuntimeError:
-        return split(download=True)
-
-
-def _arrays(split) -> Split:
-    images = torch.as_tensor(split.data)
-    images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
-    return Split(images, torch.as_tensor(split.targets, dtype=torch.int64))
-
-
-def _pictures(split, side: int = 160) -> Split:
-    from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize
-
-    images = [center_crop(resize(pil_to_tensor(image), [side]), [side, side]) for image, _ in split]
-    return Split(torch.stack(images), torch.tensor([label for _, label in split]))
 
 
 # One's own data ----------------------------------------------------------------------------------
@@ -219,6 +170,8 @@ def dataset(train, test=None, name: str = "own", class_names=None) -> Dataset:
             f"images differ: {tuple(train.images.shape[1:])} to train, {tuple(test.images.shape[1:])} to test"
         )
     names = tuple(class_names or map(str, range(int(train.labels.max()) + 1)))
+    if len(names) < 2:
+        raise ValueError("one class only: there is nothing to tell apart")
     for part in (train, test):
         check_labels(part.labels, len(part.images), len(names))
     if len(missing := (train.labels.bincount(minlength=len(names)) == 0).nonzero()):
@@ -226,10 +179,19 @@ def dataset(train, test=None, name: str = "own", class_names=None) -> Dataset:
     return Dataset(name, train, test, names)
 
 
+def as_dataset(data) -> Dataset:
+    """One's own data from a ``Dataset``, or from one split or two. ValueError for anything else."""
+    if isinstance(data, Dataset):
+        return data
+    if not isinstance(data, (tuple, list)) or len(data) not in (1, 2):
+        raise ValueError("data of one's own are a Dataset, or splits: (train, test), or (train,)")
+    return dataset(*data)
+
+
 def split(source) -> Split:
     """Images and labels from a pair, a torch ``Dataset`` or a ``DataLoader`` (see ``dataset``)."""
     if isinstance(source, Split):
-        return source
+        source = tuple(source)
     if isinstance(source, DataLoader):
         source = tuple(torch.cat(parts) for parts in zip(*source))
     elif isinstance(source, TorchDataset):
@@ -250,37 +212,72 @@ def split(source) -> Split:
 def read(path: Path) -> Dataset:
     """The data set in an ``.npz`` file (``PARTS``), or in a folder: ``train/<class>/*``, ``test/<class>/*``.
 
-    ValueError, in one line, for a file that cannot be read, a part that is missing, and images of several sizes.
+    ValueError, in one line that names the file or folder, for what cannot be read, a part that is missing or empty,
+    files that are no images, images of several sizes, and whatever ``dataset`` refuses.
     """
-    if path.is_dir():
-        return _folder(path)
+    train, test, classes = _folder(path) if path.is_dir() else _archive(path)
+    try:
+        return dataset(train, test, path.name.removesuffix(".npz"), classes)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _archive(path: Path) -> tuple:
     try:
         with np.load(path, allow_pickle=False) as kept:
             parts = {name: kept[name] for name in PARTS if name in kept}
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # a decoder may fail in any way on a damaged file
         raise ValueError(f"{path} is no .npz file of arrays: {error}") from None
     if missing := [name for name in PARTS if name not in parts]:
         raise ValueError(f"{path} has no {missing[0]}; it must hold {', '.join(PARTS)}")
-    pairs = [(parts[f"{part}_images"], parts[f"{part}_labels"]) for part in ("train", "test")]
-    return dataset(*pairs, name=path.stem)
+    return *((parts[f"{part}_images"], parts[f"{part}_labels"]) for part in ("train", "test")), None
 
 
-def _folder(path: Path) -> Dataset:
+def _folder(path: Path) -> tuple:
     from torchvision.datasets import ImageFolder
 
-    read = []
+    found = {}
     for part in ("train", "test"):
         if not (path / part).is_dir():
             raise ValueError(f"{path} has no folder {part!r}; it must hold train/<class>/ and test/<class>/")
-        read.append(ImageFolder(path / part))
-    sizes = {image.size for part in read for image, _ in part}
-    if len(sizes) > 1:
+        try:
+            found[part] = ImageFolder(path / part)
+        except FileNotFoundError as error:
+            raise ValueError(f"{path / part}: {error}") from None
+        files = {f for f in (path / part).glob("*/**/*") if f.is_file() and not f.name.startswith((".", "Thumbs.db"))}
+        if other := sorted(files - {Path(file) for file, _ in found[part].samples}):
+            raise ValueError(f"{other[0]} is no image of a known kind: save it as PNG or JPEG, or take it away")
+    classes = [", ".join(part.classes) for part in found.values()]
+    if classes[0] != classes[1]:
+        raise ValueError(f"{path}: train has classes {classes[0]}, test {classes[1]}")
+    return *(pictures(part.samples) for part in found.values()), found["train"].classes
+
+
+def pictures(samples: list[tuple[str, int]], side: int | None = None) -> tuple[Tensor, Tensor]:
+    """Images (N, 3, H, W) uint8, cut to squares of a ``side`` if given, and labels (N,), from pairs of file and label.
+
+    ValueError, in one line that names the file, for one that cannot be read or is of another size than the first.
+    """
+    images = [_picture(file, side) for file, _ in samples]
+    for (file, _), image in zip(samples, images):
+        if image.shape != images[0].shape:
+            sizes = " x ".join(map(str, image.shape[1:])), " x ".join(map(str, images[0].shape[1:]))
+            raise ValueError(f"{file} has {sizes[0]} pixels, {samples[0][0]} {sizes[1]}: bring all images to one size")
+    return torch.stack(images), torch.tensor([label for _, label in samples])
+
+
+def _picture(file: str, side: int | None) -> Tensor:
+    from PIL import Image
+    from torchvision.transforms.v2.functional import center_crop, resize
+
+    try:
+        with Image.open(file) as opened:
+            image = _tensor(opened.convert("RGB"))
+    except Exception as error:  # a decoder may fail in any way on a damaged file
         raise ValueError(
-            f"{path}: images of {len(sizes)} sizes, {min(sizes)} to {max(sizes)}: bring them to one size first"
-        )
-    if read[0].classes != read[1].classes:
-        raise ValueError(f"{path}: train has classes {', '.join(read[0].classes)}, test {', '.join(read[1].classes)}")
-    return dataset(*map(split, read), name=path.name, class_names=read[0].classes)
+            f"{file} cannot be read as an image ({type(error).__name__}): put a sound one there, or take it away"
+        ) from None
+    return center_crop(resize(image, [side]), [side, side]) if side else image
 
 
 def _tensor(image) -> Tensor:

@@ -8,10 +8,16 @@ its last two are ``features`` (N, d), non-negative after a ReLU and average pool
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .checks import check_count
+from .known import NETWORKS, named
+
+HEADS = ("linear", "sphere", "rows", "decayed")
 
 
 class Normalize(nn.Module):
@@ -19,6 +25,8 @@ class Normalize(nn.Module):
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
+        if len(mean) != len(std) or not min(std) > 0:
+            raise ValueError(f"mean and std must be one number per channel, std above 0, not {mean} and {std}")
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
 
@@ -27,7 +35,9 @@ class Normalize(nn.Module):
 
 
 def plain(model):
-    """A model as it was before torch.compile wrapped it: hooks on its layers are heard."""
+    """A model as it was before torch.compile wrapped it: hooks on its layers are heard. ValueError for no module."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"a {type(model).__name__} has no layers to listen to: give an nn.Module")
     return getattr(model, "_orig_mod", model)
 
 
@@ -133,22 +143,12 @@ def _with_head(model: nn.Sequential, head: str, temperature: float) -> nn.Sequen
     return model
 
 
-ARCHITECTURES = {
-    "preactresnet8": lambda *a, large: preactresnet(*a, blocks=(1, 1, 1), large=large),
-    "preactresnet18": lambda *a, large: preactresnet(*a, blocks=(2, 2, 2, 2), large=large),
-    "vgg11": vgg11,
-}
+preactresnet8 = partial(preactresnet, blocks=(1, 1, 1))
+preactresnet18 = partial(preactresnet, blocks=(2, 2, 2, 2))
 
 
 def build(
-    architecture: str,
-    shape,
-    num_classes: int,
-    mean,
-    std,
-    width: int = 64,
-    head: str = "linear",
-    temperature: float = 1.0,
+    architecture: str, shape, num_classes: int, mean, std, width: int = 64, head: str = "linear", temperature: float = 1
 ) -> nn.Sequential:
     """A freshly initialised network for images of ``shape`` (channels, height, width).
 
@@ -156,12 +156,17 @@ def build(
     Images above 64 pixels get the authors' ImageNette variant (a strided stem). Initialisation draws
     from torch's global generator. Raises ValueError for an unknown architecture or too small an image.
     """
-    if architecture not in ARCHITECTURES:
-        raise ValueError(f"unknown architecture {architecture!r}; choose one of {', '.join(ARCHITECTURES)}")
-    channels, height, _ = shape
-    if architecture == "vgg11" and height < 16:
-        raise ValueError(f"architecture 'vgg11' needs images of 16 pixels or more, not {height}")
-    model = ARCHITECTURES[architecture](channels, num_classes, width, mean, std, large=height > 64)
+    if architecture not in NETWORKS:
+        raise ValueError(f"unknown architecture {architecture!r}; choose one of {', '.join(NETWORKS)}")
+    if head not in HEADS:
+        raise ValueError(f"unknown head {head!r}; choose one of {', '.join(HEADS)}")
+    check_count("width", width), check_count("num_classes", num_classes, 2)
+    (channels, height, _), entry = shape, NETWORKS[architecture]
+    if len(mean) != channels:
+        raise ValueError(f"mean has {len(mean)} numbers, the images {channels} channels")
+    if height < entry.smallest:
+        raise ValueError(f"architecture {architecture!r} needs images of {entry.smallest} pixels or more, not {height}")
+    model = named(entry.maker)(channels, num_classes, width, mean, std, large=height > 64)
     return _with_head(model, head, temperature)
 
 

@@ -17,9 +17,12 @@ from contextlib import contextmanager
 from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
+from types import ModuleType
 
 from filelock import FileLock, Timeout
 from tqdm import tqdm
+
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
 def home() -> Path:
@@ -110,13 +113,22 @@ def note_use(what: str) -> None:
 
 @contextmanager
 def alone(file: Path, label: str):
-    """Hold a lock file; wait, and say so, while another process has it. The system drops it if a process dies."""
+    """Hold a lock file, its folder made if need be; wait, and say so, while another process has it.
+
+    The system drops it if a process dies. PermissionError, in one line, for a folder that can only be read.
+    """
     lock = FileLock(file)
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
         log(f"{label}: waiting for another process that trains it")
         lock.acquire()
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        where = f"{file.parent} cannot be written ({error.strerror.lower()})"
+        raise PermissionError(f"{label}: {where}: name another folder, as root=... or in NCLIB_HOME") from None
     try:
         yield
     finally:
@@ -138,13 +150,26 @@ def spread(work: Callable, items: Sequence, label: str, jobs: int | None = None)
     """``work(item)`` for every item, in order, ``jobs`` at a time: processes of one thread each, or, for one, here.
 
     By default as many as there are cores, at most 4: small convolutions lose by sharing cores. ``NCLIB_JOBS`` stands
-    for the cores where a machine is shared out among several runs.
+    for the cores where a machine is shared out among several runs. ``work`` must not be of the caller's own script.
     """
     jobs = min(jobs or int(os.environ.get("NCLIB_JOBS") or min(os.cpu_count() or 1, 4)), len(items))
     if jobs < 2:
         return [work(item) for item in items]
     with ProcessPoolExecutor(jobs, get_context("spawn"), _alone_on_a_core, (os.getpid(),)) as pool:
-        return list(progress(pool.map(work, items), label, len(items)))
+        with _no_script():
+            done = pool.map(work, items)
+        return list(progress(done, label, len(items)))
+
+
+@contextmanager
+def _no_script():
+    """Helpers that start meanwhile do not run the caller's script again: it needs no ``if __name__ == "__main__"``."""
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 def _alone_on_a_core(parent: int) -> None:

@@ -1,13 +1,13 @@
 """What this machine and this checkout are: the first thing to ask of somebody whose numbers differ."""
 
 import os
-from pathlib import Path
 
 import torch
 
 from nclib.compute import choose
-from nclib.data import DATASETS
+from nclib.data import folder
 from nclib.evidence.provenance import commit, versions
+from nclib.known import DATASETS
 from nclib.runtime import home
 
 
@@ -48,9 +48,13 @@ def _threads() -> str:
 
 
 def _data() -> str:
-    root = Path(os.environ.get("NCLIB_DATA") or Path.home() / ".cache" / "nclib")
-    there = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
-    return f"digits comes with scikit-learn; {root}: {', '.join(there) or 'nothing'}; known: {', '.join(DATASETS)}"
+    try:
+        root = folder()
+        there = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+        found = f"{root}: {', '.join(there) or 'nothing'}"
+    except FileNotFoundError as error:
+        found = str(error)
+    return f"digits comes with scikit-learn; {found}; known: {', '.join(DATASETS)}"
 
 
 def _networks() -> str:

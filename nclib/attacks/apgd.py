@@ -6,10 +6,10 @@ from math import ceil
 import torch
 from torch import Generator, Tensor
 
-from ..checks import as_model, check_finite, check_images, check_labels, check_logits
+from ..checks import check_attack, check_finite, check_logits, check_samples, check_targets, needed, slope
 from ..losses import LOSSES, targeted_dlr
 from ..models import in_mode
-from .pgd import check_attack, direction, project
+from .pgd import direction, project
 
 MOMENTUM = 0.75  # weight of the new step against the last one
 RISING = 0.75  # of the steps since the last checkpoint, so many must have raised the loss
@@ -43,17 +43,19 @@ def apgd(
     within [0, 1]. The model is in eval mode meanwhile. Errors as in ``pgd``.
     """
     check_attack(epsilon, norm, loss, steps=steps)
-    x = as_model(model, check_images(x))
-    y = check_labels(y, len(x)).to(x.device)
+    if loss == "kl":
+        raise ValueError("auto-PGD knows no loss 'kl'; choose one of ce, margin, dlr")
+    x, y = check_samples(model, x, y)
     if not epsilon or not len(x):
         return x
     value = LOSSES[loss] if targets is None else targeted_dlr
-    goals = {} if targets is None else {"target": targets}
-    found = x.clone()
+    goals = {} if targets is None else {"target": check_targets(targets, y)}
+    found, classes = x.clone(), max(map(needed, (y, *goals.values())))
+    looked = lambda point: check_logits(model(point), len(point), classes)  # noqa: E731
     at = {"index": torch.arange(len(x), device=x.device), "x": x, "y": y, **goals}
     at["point"] = x + project(epsilon * _on_the_ball(x, norm, generator), x, epsilon, norm)
     with in_mode(model, "eval"):
-        at |= _climbed(model, value, at)
+        at |= _climbed(looked, value, at)
         at |= {"last": at["point"], "best": at["point"], "best_loss": at["loss"], "best_slope": at["slope"]}
         at |= {"rises": torch.zeros(len(x), device=x.device), "seen": at["loss"]}
         at |= {"step": torch.full((len(x), *[1] * (x.ndim - 1)), 2 * epsilon, device=x.device)}
@@ -63,7 +65,7 @@ def apgd(
             at = _without_the_fooled(at, found)
             if not len(at["index"]):
                 return found
-            at = _stepped(model, value, at, epsilon, norm, MOMENTUM if k else 1.0)
+            at = _stepped(looked, value, at, epsilon, norm, MOMENTUM if k else 1.0)
             if k + 1 in looks:
                 at = _looked_at(at, k + 1 - since)
                 since = k + 1
@@ -76,15 +78,12 @@ def _climbed(model, value: Callable, at: dict) -> dict:
     """Loss, its gradient and whether the label is lost, at the current point."""
     point = at["point"].detach().requires_grad_()
     with torch.enable_grad():
-        logits = check_logits(model(point))
+        logits = model(point)
         goals = [at[name] for name in ("target",) if name in at]
         loss = value(logits, at["y"], *goals)
-        (slope,) = torch.autograd.grad(loss.sum(), point)
-    return {
-        "loss": loss.detach(),
-        "slope": check_finite("the gradient at x", slope),
-        "wrong": logits.argmax(1) != at["y"],
-    }
+        gradient = slope(loss.sum(), point)
+    wrong = logits.argmax(1) != at["y"]
+    return {"loss": loss.detach(), "slope": check_finite("the gradient at x", gradient), "wrong": wrong}
 
 
 def _without_the_fooled(at: dict, found: Tensor) -> dict:

@@ -10,24 +10,9 @@ from math import inf
 import torch
 from torch import Generator, Tensor
 
-from ..checks import as_model, check_finite, check_images, check_labels, check_logits
+from ..checks import check_attack, check_finite, check_images, check_logits, check_samples, check_size, needed, slope
 from ..losses import LOSSES
 from ..models import in_mode, statistics_kept
-
-NORMS = ("linf", "l2")
-STARTS = ("uniform", "radial", "gaussian", None)
-
-
-def check_attack(epsilon, norm: str = "linf", loss: str = "ce", start: str | None = "uniform", steps: int = 1) -> None:
-    """One clear ValueError for an attack that means nothing."""
-    for name, value, choices in (("norm", norm, NORMS), ("loss", loss, LOSSES), ("start", start, STARTS)):
-        if value not in choices:
-            raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(map(str, choices))}")
-    if loss == "kl" and start is None:
-        raise ValueError("loss 'kl' has no gradient at x itself; choose a random start")
-    for name, value in (("epsilon", epsilon), ("steps", steps)):
-        if not (torch.as_tensor(value) >= 0).all():
-            raise ValueError(f"{name} must be 0 or more, not {value}")
 
 
 def pgd(
@@ -59,15 +44,17 @@ def pgd(
     Raises ValueError for an unknown norm, loss, start or mode, for epsilon < 0 or of a wrong length, for pixels or
     labels that are none, for "kl" without a random start, and for a gradient that is NaN.
     """
-    check_attack(epsilon, norm, loss, start, steps)
-    x, y = as_model(model, check_images(x)), y if loss == "kl" else check_labels(y, len(x)).to(x.device)
+    check_attack(epsilon, norm, loss, start, steps, many=True)
+    check_size("step", 0 if step is None else step, many=True)
+    x, y = check_samples(model, x, y, labelled=loss != "kl")
     options = dict(steps=steps, norm=norm, targeted=targeted, loss=loss, start=start, generator=generator, mode=mode)
+    options["classes"] = 2 if loss == "kl" else needed(y)
     return check_finite("the gradient at x", perturb(model, x, y, epsilon, step, **options))
 
 
 def perturb(
     model, x: Tensor, y: Tensor, epsilon, step=None, steps=10, norm="linf", targeted=False, loss="ce",
-    start="uniform", generator=None, mode=None,
+    start="uniform", generator=None, mode=None, classes=2,
 ) -> Tensor:  # fmt: skip
     """``pgd`` without a look at what comes in and out, which would stall a GPU at every batch of a training."""
     if not torch.is_tensor(epsilon) and epsilon == 0:
@@ -83,7 +70,7 @@ def perturb(
         for _ in range(steps):
             delta.requires_grad_()
             # The losses add up over samples, so each sample gets its own gradient.
-            (gradient,) = torch.autograd.grad(value(check_logits(model(x + delta)), y).sum(), delta)
+            gradient = slope(value(check_logits(model(x + delta), len(x), classes), y).sum(), delta)
             delta = project(delta.detach() + sign * step * direction(gradient, norm), x, epsilon, norm)
     return (x + delta).clamp(0, 1)
 
@@ -134,18 +121,21 @@ def _per_sample(value: float | Tensor, x: Tensor, name: str) -> float | Tensor:
 
 def sign_noise(x: Tensor, epsilon: float, generator: Generator | None = None) -> Tensor:
     """x + epsilon * sign(N(0, I)), clipped to [0, 1]: a corner of the l-infinity ball, chosen blindly."""
+    check_size("epsilon", epsilon)
     x = check_images(x)
     return (x + epsilon * torch.empty_like(x).normal_(generator=generator).sign()).clamp(0, 1)
 
 
 def gaussian_noise(x: Tensor, epsilon: float, generator: Generator | None = None) -> Tensor:
     """x + epsilon * N(0, I), clipped to [0, 1]; epsilon is the standard deviation of a pixel."""
+    check_size("epsilon", epsilon)
     x = check_images(x)
     return (x + epsilon * torch.empty_like(x).normal_(generator=generator)).clamp(0, 1)
 
 
 def sphere_noise(x: Tensor, epsilon: float, generator: Generator | None = None) -> Tensor:
     """x plus noise of l2 length epsilon in a random direction, clipped: the l2 attack's equal in size."""
+    check_size("epsilon", epsilon)
     x = check_images(x)
     noise = torch.empty_like(x).normal_(generator=generator)
     return (x + epsilon * noise / _length(noise)).clamp(0, 1)

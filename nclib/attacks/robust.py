@@ -7,12 +7,11 @@ from math import inf
 import torch
 from torch import Generator, Tensor
 
-from ..checks import as_model, check_finite, check_images, check_labels, check_logits
+from ..checks import as_model, check_attack, check_count, check_finite, check_labels, check_logits, check_samples
 from ..compute import full_precision
 from ..data import pixels
 from ..models import in_mode
 from .apgd import apgd
-from .pgd import check_attack
 from .square import square
 
 Model = Callable[[Tensor], Tensor]
@@ -33,16 +32,9 @@ def unit_logits(model: Model) -> Model:
 
 
 def robust_mask(
-    model: Model,
-    x: Tensor,
-    y: Tensor,
-    epsilon: float = 8 / 255,
-    norm: str = "linf",
-    steps: int = 30,
-    targets: int = 9,
-    generator: Generator | None = None,
-    batch: int = 512,
-) -> Tensor:
+    model: Model, x: Tensor, y: Tensor, epsilon: float = 8 / 255, norm: str = "linf", steps: int = 30,
+    targets: int = 9, generator: Generator | None = None, batch: int = 512,
+) -> Tensor:  # fmt: skip
     """Which samples keep their label under every one of several attacks: (N,) bool (after Croce & Hein 2020).
 
     Auto-PGD on cross-entropy, targeted auto-PGD towards the ``targets`` likeliest other classes, and Square, which
@@ -51,8 +43,8 @@ def robust_mask(
     of a model that answers with probabilities, at random, or without gradients. Errors as in ``pgd``.
     """
     check_attack(epsilon, norm, steps=steps)
-    x = as_model(model, check_images(x))
-    y = check_labels(y, len(x)).to(x.device)
+    check_count("targets", targets, 0), check_count("batch", batch)
+    x, y = check_samples(model, x, y)
     options = dict(epsilon=epsilon, norm=norm, generator=generator)
     with in_mode(model, "eval"), torch.no_grad(), full_precision():
         attacked = believable(model, x[:PROBED], y[:PROBED]) if len(x) else model
@@ -107,6 +99,7 @@ def accuracy(model: Model, x: Tensor, y: Tensor, batch: int = 512) -> float:
 
     ValueError for labels that are not one per image, for no images, and for a model that answers with NaN.
     """
+    check_count("batch", batch), pixels(x[:0])
     y, right = check_labels(y, len(x)).to(x.device), 0
     if not len(x):
         raise ValueError("no samples to classify")

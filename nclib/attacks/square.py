@@ -5,10 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
-from ..checks import as_model, check_images, check_labels, check_logits
+from ..checks import check_attack, check_finite, check_logits, check_samples, needed
 from ..losses import margin
 from ..models import in_mode
-from .pgd import check_attack, direction
+from .pgd import direction
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries: the window's area halves there
 SHARE = 0.8  # of the image, the first window's area
@@ -30,8 +30,7 @@ def square(
     within [0, 1], classified wrongly where that was met. The model is in eval mode meanwhile. Errors as in ``pgd``.
     """
     check_attack(epsilon, norm, steps=queries)
-    x = as_model(model, check_images(x))
-    y = check_labels(y, len(x)).to(x.device)
+    x, y = check_samples(model, x, y)
     if not epsilon or not len(x):
         return x
     shape, images = x.shape, x.view(len(x), *[1] * (4 - x.ndim), *x.shape[1:]) if x.ndim < 4 else x
@@ -39,7 +38,8 @@ def square(
     change = _window if norm == "linf" else _moved_mass
     best = _fit(images, moved(images, epsilon, generator), epsilon, norm)
     with in_mode(model, "eval"):
-        worst = margin(check_logits(model(best.view(shape))), y)
+        logits = check_logits(model(best.view(shape)), len(x), needed(y))
+        worst = margin(check_finite("the model's answer to x", logits), y)
         for query in range(1, queries):
             left = (worst < 0).nonzero().flatten()
             if not len(left):

@@ -4,9 +4,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..attacks.pgd import check_attack, pgd
+from ..attacks.pgd import pgd
 from ..attacks.robust import unit_logits
-from ..checks import check_labels
+from ..checks import check_attack, check_count, check_labels
 from ..compute import full_precision
 from ..data import pixels
 from ..models import in_mode
@@ -27,6 +27,7 @@ def minimal_epsilon(model, x: Tensor, y: Tensor, norm: str = "linf", steps: int 
     bound. Errors as in ``pgd``.
     """
     check_attack(1.0, norm, steps=steps)
+    check_count("halvings", halvings, 0)
     scaled, y = unit_logits(model), check_labels(y, len(x)).to(x.device)
     with in_mode(model, "eval"), full_precision():
         found = [_bisected(scaled, x, y, norm, steps, halvings, loss) for loss in LOSSES]
@@ -53,6 +54,7 @@ def boundary(run, norm: str = "linf", steps: int = 10, per_class: int = 5) -> pd
     One row per epoch, measured once and kept beside the run as ``history`` is. Errors as in ``minimal_epsilon``.
     """
     check_attack(1.0, norm, steps=steps)
+    check_count("per_class", per_class)
     settings = {"version": VERSION, "measure": "minimal_epsilon", "norm": norm, "steps": steps, "per_class": per_class}
     settings |= {"test_per_class": run.recipe.test_per_class, "dtype": run.dtype}
     return through(run, settings, _median)

@@ -1,7 +1,8 @@
-"""Neural collapse measured exactly, in two streaming passes and O(C d) memory (notation: ``means``).
+"""Neural collapse measured exactly, in two streaming passes and O(C (C + d)) memory (notation: ``means``).
 
 No d x d matrix is ever built: as Sigma_B = M~^T M~ / C, with P = pinv(M~^T) = (M~ M~^T)^+ M~ the
-variability tr(Sigma_W Sigma_B^+) is C times the mean of |P (h_i - mu_{y_i})|^2.
+variability tr(Sigma_W Sigma_B^+) is C times the mean of |P (h_i - mu_{y_i})|^2. The C x C numbers are those of pairs
+of classes; samples cost the same memory however many there are.
 """
 
 from collections import defaultdict
@@ -9,7 +10,7 @@ from collections import defaultdict
 import torch
 from torch import Tensor
 
-from .means import ClassMeans, as_means, blocks, check, class_means, lengths
+from .means import BLOCK, ClassMeans, as_means, blocks, check, class_means, lengths
 from .simplex import equiangle, equinorm, mean_over_pairs
 
 
@@ -32,7 +33,7 @@ class WithinPass:
     def update(self, features: Tensor, labels: Tensor, predicted: Tensor | None = None) -> None:
         """Add a batch; ``predicted`` (n,) are the network's own classes, for NC4."""
         nu = self.centers
-        for h, y, k in blocks(features, labels, labels if predicted is None else predicted):
+        for h, y, k in blocks(features, labels, labels if predicted is None else predicted, width=len(nu.means)):
             within = h - self.means.means.index_select(0, y)  # h_i - mu_{y_i}
             self.variance.index_add_(0, y, within.norm(dim=1).square())
             inner = self.offsets[y] + (nu.centered @ within.T).T  # (h_i - nu_{y_i}) M~^T
@@ -92,6 +93,7 @@ def measure(
     Raises ValueError for NaN or infinity, no samples, an empty class, one class, a label out of range, shapes that
     do not match, identical class means, a class mean on the global mean, or a row of ``weight`` of length 0.
     """
+    features, labels = torch.as_tensor(features), torch.as_tensor(labels)
     means = class_means(features, labels, len(weight) if weight is not None and num_classes is None else num_classes)
     passes = [WithinPass(means)]
     if centers is not None:
@@ -101,7 +103,8 @@ def measure(
         found = weight_measures(weight, means)
         h = features.detach().flatten(1).to(torch.promote_types(features.dtype, torch.float32))  # as the network does
         b = None if bias is None else check("bias", bias, weight.shape[:1]).to(h)
-        predicted = torch.nn.functional.linear(h, weight.detach().to(h), b).argmax(1)
+        W, rows = weight.detach().to(h), max(1, BLOCK["cpu"] // len(weight))
+        predicted = torch.cat([torch.nn.functional.linear(part, W, b).argmax(1) for part in h.split(rows)])
         found["accuracy"] = float((predicted == labels.to(predicted)).double().mean())
     for one in passes:
         one.update(features, labels, predicted)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..runtime import alone, progress, read_sealed, write_sealed
+from ..checks import check_attack
+from ..runtime import alone, log, progress, read_sealed, write_sealed
 from .layers import head_name, last_layer, outputs
 from .views import View, views
 
@@ -24,10 +25,14 @@ def history(run, views: Sequence[str] | None = None, split: str | None = None, *
     own epsilon, norm, step, steps or seed. Epoch 0 is the untrained network; ``seconds`` of training stand beside.
     Where the recipe says ``perturbations="stale"``, the untargeted training view is the one made during the epoch.
 
-    What was measured is kept beside the run, epoch by epoch, and not measured twice. Errors as in ``views``.
+    What was measured is kept beside the run, epoch by epoch, and not measured twice; where the folder can only be read,
+    it is not kept, and the log says so. Errors as in ``views``.
     """
     names = list(views or (["clean", "untargeted"] if run.recipe.attacked else ["clean"]))
     options = {name: getattr(run.recipe, name) for name in ("epsilon", "norm", "step", "steps", "seed")}
+    if unknown := attack.keys() - options.keys():
+        raise ValueError(f"history has no option {min(unknown)!r}; choose from {', '.join(options)}")
+    check_attack(*((options | attack)[name] for name in ("epsilon", "norm")))
     settings = {"version": VERSION, "views": names, "splits": [split] if split else ["train", "test"]}
     settings |= {"test_per_class": run.recipe.test_per_class, "attack": options | attack, "dtype": run.dtype}
     if names == ["clean"]:
@@ -55,13 +60,21 @@ def through(run, settings: dict, measure: Callable) -> pd.DataFrame:
 
 
 def _measured_and_kept(run, settings: dict, measure: Callable, file: Path) -> pd.DataFrame:
-    """Every kept epoch measured, each put on disk as soon as it is; what another process has done is not done again."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with alone(file.with_suffix(".lock"), run.recipe.label):
-        table = _kept(file, settings)
-        left = [epoch for epoch in run.epochs if epoch not in set(table.epoch)]
-        for epoch in progress(left, f"{run.recipe.label}: measures", len(left)):
-            table = pd.concat([t for t in (table, measure(run, epoch, settings)) if len(t)], ignore_index=True)
+    """Every kept epoch; what another process has done is not done again. A folder that can only be read keeps none."""
+    try:
+        with alone(file.with_suffix(".lock"), run.recipe.label):
+            return _completed(_kept(file, settings), run, settings, measure, file)
+    except PermissionError as error:
+        log(f"{error}; measures are not kept")
+        return _completed(_kept(file, settings), run, settings, measure, None)
+
+
+def _completed(table: pd.DataFrame, run, settings: dict, measure: Callable, file: Path | None) -> pd.DataFrame:
+    """A table with the epochs that it lacks, each put on disk, where there is a file for it, as soon as measured."""
+    left = [epoch for epoch in run.epochs if epoch not in set(table.epoch)]
+    for epoch in progress(left, f"{run.recipe.label}: measures", len(left)):
+        table = pd.concat([t for t in (table, measure(run, epoch, settings)) if len(t)], ignore_index=True)
+        if file:
             write_sealed(file, settings, table.to_csv(index=False))
     return table
 

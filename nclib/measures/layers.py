@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checks import as_model, check_labels, check_logits
+from ..checks import as_model, check_count, check_labels, check_logits, check_stored
 from ..compute import full_precision
 from ..data import pixels
 from ..models import in_mode, plain
 from .exact import WithinPass, combined, weight_measures
-from .means import ClassMeans, MeansPass, class_means
+from .means import ClassMeans, MeansPass, as_means, class_means
 from .simplex import similarity
 from .views import View
 
@@ -68,7 +68,7 @@ def propagate(
 
     Returns a tidy frame: split, view, layer, measure, value. Beside the measures of ``measure``, views after the
     first have ``centers_*`` (their samples about the reference means) and what ``similarity`` says of the two views'
-    class means, averaged over classes. Two walks per view; memory O(C d) per layer beside one batch's activations.
+    class means, averaged over classes. Two walks per view; memory O(C (C + d)) per layer beside a batch's activations.
     ValueError, naming view and layer, as ``measure`` has it, and for a layer unknown or not passed once a walk.
     """
     layers = layer_names(model) if layers is None else list(layers)
@@ -102,9 +102,11 @@ def collapse(
     view's features (N, d) instead of walking twice. Errors as in ``propagate``, and ValueError where the classifier on
     these features does not give the logits.
     """
-    model = plain(model)
     _classes(views, None)
+    model = plain(model)
     head = head or head_name(model, views[0])
+    if head not in dict(model.named_modules()):
+        raise ValueError(f"unknown head {head!r}; choose from {', '.join(n for n, _ in model.named_modules() if n)}")
     weight = model.get_submodule(head).weight
     seen = ((view, *outputs(model, view, layer, batch, head)) for view in views)
     return last_layer(weight, seen, layer or "features")
@@ -161,6 +163,8 @@ class NearestCenter(nn.Module):
         self.register_buffer("origin", means.global_mean.float())
 
     def forward(self, h: Tensor) -> Tensor:
+        if h[0].numel() != len(self.origin):
+            raise ValueError(f"the layer has {h[0].numel()} features, its class means {len(self.origin)}")
         return (h.flatten(1) - self.origin) @ self.vertices.T - self.vertices.square().sum(1) / 2
 
 
@@ -173,10 +177,12 @@ def ncc_head(model: nn.Sequential, layer: str, means: ClassMeans) -> nn.Sequenti
     if layer not in names:
         raise ValueError(f"unknown layer {layer!r}; choose one of {', '.join(names)}")
     stages = list(model.children())[: names.index(layer)]
-    return nn.Sequential(*stages, NearestCenter(means).to(next(model.parameters()).device))
+    return nn.Sequential(*stages, NearestCenter(as_means(means)).to(next(model.parameters()).device))
 
 
 def _classes(views: Sequence[View], num_classes: int | None) -> int:
+    if isinstance(views, View) or not all(isinstance(view, View) for view in views):
+        raise ValueError("views must be a list of View, as nc.views gives it")
     if not views or not len(views[0]):
         raise ValueError("no samples to measure" if views else "no views to measure")
     return int(views[0].labels.max()) + 1 if num_classes is None else num_classes
@@ -231,8 +237,8 @@ def _check_head(model: nn.Module, head: str, layer: str | None, h: Tensor, logit
 def _cut(view: View, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
     if len(view.images) != len(view.labels) or not len(view):
         raise ValueError(f"{view.split} {view.name}: {len(view.images)} images, {len(view.labels)} labels")
-    labels = check_labels(view.labels, len(view))
-    for x, y in zip(view.images.split(batch), labels.split(batch)):
+    labels = check_labels(view.labels, len(check_stored(view.images)))
+    for x, y in zip(view.images.split(check_count("batch", batch)), labels.split(batch)):
         yield pixels(x), y
 
 

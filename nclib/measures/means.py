@@ -14,6 +14,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ..checks import check_count
+
 NEVER = torch.iinfo(torch.int64).max
 IDENTICAL = 1e-10  # lengths below this share of the largest there is count as zero
 BLOCK = {"cpu": 2**18, "cuda": 2**24}  # float64 features held at a time: 2 MB stay in cache; a GPU wants few launches
@@ -43,9 +45,13 @@ class ClassMeans:
 
     @cached_property
     def gram_inverse(self) -> Tensor:
-        """(M~ M~^T)^+ (C, C), from the singular values of M~ itself: squaring would lose half their digits."""
+        """(M~ M~^T)^+ (C, C), from the singular values of M~ itself: squaring would lose half their digits.
+
+        Where C > d without its last factor (C, d), as that one changes no length and would cost C x C products a row.
+        """
         U, s, _ = torch.linalg.svd(torch.linalg.qr(self.centered.T, mode="r").R.T, full_matrices=False)
-        return (U * torch.where(s > IDENTICAL * self.means.norm(dim=1).max(), s**-2, 0.0)) @ U.T
+        half = U * torch.where(s > IDENTICAL * self.means.norm(dim=1).max(), s**-2, 0.0)
+        return half if len(half) > len(s) else half @ U.T
 
     def nearest(self, inner: Tensor) -> tuple[Tensor, Tensor]:
         """Closest mean by Euclidean distance and by the angle seen from mu_G; ``inner`` (N, C) is (h - mu_G) M~^T."""
@@ -65,7 +71,7 @@ class MeansPass:
     """First pass: class sums over batches in any order and size. Errors wait for ``result``: no batch syncs."""
 
     def __init__(self, num_classes: int):
-        if num_classes < 2:
+        if check_count("num_classes", num_classes, 0) < 2:
             raise ValueError(f"collapse needs two classes or more, not {num_classes}")
         self.num_classes, self.seen, self.sums = num_classes, 0, None
 
@@ -101,6 +107,7 @@ class MeansPass:
 
 def class_means(features: Tensor, labels: Tensor, num_classes: int | None = None) -> ClassMeans:
     """mu_c, the mean of h_i over y_i = c, and n_c, of features (N, d), labels (N,). Errors as in ``measure``."""
+    features, labels = torch.as_tensor(features), torch.as_tensor(labels)
     first = MeansPass((int(labels.max()) + 1 if len(labels) else 2) if num_classes is None else num_classes)
     first.update(features, labels)
     return first.result()
@@ -109,6 +116,7 @@ def class_means(features: Tensor, labels: Tensor, num_classes: int | None = None
 def as_means(means: ClassMeans | Tensor, what: str = "means") -> ClassMeans:
     """Class means from a plain (C, d) tensor, its classes weighted alike. ValueError for NaN or infinity."""
     if not isinstance(means, ClassMeans):
+        means = torch.as_tensor(means)
         means = ClassMeans(means, means.new_ones(len(means), dtype=torch.int64))
     return ClassMeans(check(what, means.means), means.counts)
 
@@ -122,6 +130,7 @@ def lengths(vectors: Tensor) -> Tensor:
 
 def check(what: str, values: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
     """The values as float64, free of gradients. ValueError unless finite and of ``shape``, by default (C, d)."""
+    values = torch.as_tensor(values)
     ok = values.ndim == 2 and len(values) > 1 if shape is None else values.shape == shape
     if not ok:
         raise ValueError(
@@ -132,14 +141,20 @@ def check(what: str, values: Tensor, shape: tuple[int, ...] | None = None) -> Te
     return values.detach().double()
 
 
-def blocks(features: Tensor, *columns: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Rows as float64 (n, d), a cache's worth at a time, beside the same rows of integer columns (N,)."""
+def blocks(features: Tensor, *columns: Tensor, width: int = 1) -> Iterator[tuple[Tensor, ...]]:
+    """Rows as float64 (n, d), a cache's worth at a time, beside the same rows of integer columns (N,).
+
+    ``width``: numbers that the caller makes of a row, where they may be more than d.
+    """
+    if features.is_complex():
+        raise ValueError(f"features must be real numbers, not {features.dtype}")
     for c in columns:
         if features.ndim < 2 or c.shape != features.shape[:1] or c.is_floating_point() or c.dtype == torch.bool:
             raise ValueError(f"features {tuple(features.shape)} and labels {tuple(c.shape)} of {c.dtype} do not match")
     if features.device.type == "mps":
         features = features.cpu()  # which knows double precision
-    size = max(1, BLOCK.get(features.device.type, BLOCK["cuda"]) * len(features) // max(1, features.numel()))
+    d = features.numel() // max(1, len(features))
+    size = max(1, BLOCK.get(features.device.type, BLOCK["cuda"]) // max(d, width))
     columns = [c.to(features.device, torch.int64).split(size) for c in columns]
     for h, *beside in zip(features.detach().split(size), *columns):
         if len(h):

@@ -66,10 +66,11 @@ def leap_matrix(features: Tensor, labels: Tensor, means: ClassMeans | Tensor) ->
     leapt. features (N, d), labels (N,). Errors as in ``measure``.
     """
     clean = as_means(means)
+    features, labels = torch.as_tensor(features), torch.as_tensor(labels)
     own = class_means(features, labels, len(clean.means))  # refuses what cannot be counted
     lengths(check("means", clean.centered, own.means.shape))
     counts = torch.zeros_like(clean.gram)
-    for h, y in blocks(features, labels):
+    for h, y in blocks(features, labels, width=len(clean.means)):
         _, closest = clean.nearest((h - clean.global_mean) @ clean.centered.T)
         counts.index_put_((y, closest), counts.new_ones(()), accumulate=True)
     return counts / own.counts[:, None]

@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..attacks import pgd as attacks
-from ..checks import check_images, check_labels
+from ..checks import check_attack, check_count, check_images, check_labels
 from ..compute import choose, full_precision
 from ..data import Dataset, pixels
 
@@ -52,16 +52,19 @@ def views(
     only, noise of the attack's own l2 length. ``names`` picks some. The attack sees the model in eval mode.
     ValueError for an unknown view, split or norm, or epsilon < 0, before any work.
     """
-    attacks.check_attack(epsilon, norm, start=start)
+    check_attack(epsilon, norm, start=start, steps=steps)
     names = names or [n for n in VIEWS if norm == "l2" or n != "sphere"]
     if unknown := set(names) - set(VIEWS):
         raise ValueError(f"unknown view {sorted(unknown)[0]!r}; choose from {', '.join(VIEWS)}")
     if split not in ("train", "test"):
         raise ValueError(f"unknown split {split!r}; choose train or test")
+    check_count("batch", batch)
+    if not isinstance(data, Dataset):
+        raise ValueError(f"data must be a Dataset, as nc.load or nc.dataset give it, not {type(data).__name__}")
     images, labels = getattr(data, split)
     images = images if images.dtype == torch.uint8 else check_images(images)
     labels = check_labels(labels, len(images), data.num_classes)
-    device = next(model.parameters()).device
+    device = next(iter(model.parameters() if isinstance(model, torch.nn.Module) else ()), images).device
     compute, labels = choose(precision, device, images.shape[-1]), labels.to(device)
     shifted, size = (labels + 1) % data.num_classes, epsilon if norm == "linf" else NOISE_EPSILON
     options = dict(epsilon=epsilon, step=step, steps=steps, norm=norm, start=start)

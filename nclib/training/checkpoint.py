@@ -76,7 +76,7 @@ def fault(recipe: Recipe, path: Path) -> str | None:
         record = json.loads((path / RECORD).read_text())
         digests, _ = record["sha256"], record["seconds"]["0"]
         damaged = changed(path, {"model.safetensors": None} | digests)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return UNFINISHED
     except (ValueError, KeyError, TypeError, AttributeError):
         return RECORD

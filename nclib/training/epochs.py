@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from ..attacks.pgd import perturb
-from ..checks import check_logits
+from ..checks import check_count, check_logits, check_stored
 from ..compute import Compute
 from ..data import Dataset, Split, pixels
 from ..losses import focal, kl, squared
@@ -19,16 +19,8 @@ def network(recipe: Recipe, data: Dataset) -> nn.Sequential:
     """The recipe's freshly initialised network; the global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe.seed)
-        return build(
-            recipe.architecture,
-            data.shape,
-            data.num_classes,
-            data.mean,
-            data.std,
-            recipe.width,
-            recipe.head,
-            recipe.temperature,
-        )
+        of = data.shape, data.num_classes, data.mean, data.std
+        return build(recipe.architecture, *of, recipe.width, recipe.head, recipe.temperature)
 
 
 def sgd(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
@@ -116,6 +108,7 @@ def _generator(device, *numbers: int) -> Generator:
 @torch.no_grad()
 def reestimate_statistics(model: nn.Module, images: Tensor, batch: int = 512) -> None:
     """Batch-norm statistics anew, as plain averages over clean images (N, C, H, W); modes are put back."""
+    check_count("batch", batch), check_count("images", len(check_stored(images)))
     norms = {m: m.momentum for m in model.modules() if isinstance(m, nn.BatchNorm2d)}
     with in_mode(model, "train"):
         for m in norms:

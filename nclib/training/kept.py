@@ -52,7 +52,6 @@ def kept(name: str, settings: dict, make: Callable[[], dict]) -> Kept:
     shipped = [] if os.environ.get("NCLIB_FRESH") else sorted((home() / "results").glob(f"*/networks/{folder}"))
     found = next(filter(_sound, (path, *shipped)), None)
     if found is None:
-        path.mkdir(parents=True, exist_ok=True)
         with alone(path / "lock", name):
             if not _sound(path):  # another process may have made it meanwhile
                 _make(path, name, settings, make)

@@ -7,11 +7,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from ..known import DATASETS, NETWORKS
 from ..runtime import home
 
-VERSIONS = {  # of every part that a key names: raised by hand when the part comes to give other weights
-    "digits": 1, "mnist": 1, "fashion_mnist": 1, "cifar10": 1, "cifar100": 1, "imagenette": 1,
-    "preactresnet8": 1, "preactresnet18": 1, "vgg11": 1,
+TABLES = {"dataset": DATASETS, "architecture": NETWORKS}  # fields whose choices are entries
+VERSIONS = {name: entry.version for table in TABLES.values() for name, entry in table.items()} | {
+    # of every part that a key names: raised by hand when the part comes to give other weights
     "standard": 1, "adversarial": 1, "trades": 1,
     "linf": 1, "l2": 1,
     "smoothing": 1, "focal": 1, "squared": 1,
@@ -32,8 +33,8 @@ ABOVE_ZERO = ("width", "epochs", "batch", "lr", "step", "steps", "target", "temp
 class Recipe:
     """Everything that determines a trained model (Su et al. 2024, section 2; defaults: digits).
 
-    dataset, per_class, test_per_class : the data set, by name or by the path of one's own; images kept of each class
-        in either split (None: all).
+    dataset, per_class, test_per_class : the data set, by name (``nclib.known``) or by the path of one's own; images
+        kept of each class in either split (None: all).
     architecture, width : network and channels of its first stage (64 in the paper).
     training : "standard", "adversarial" (cross-entropy on attacked batches, Madry et al. 2018) or "trades"
         (CE(clean) + beta KL(clean || attacked), Zhang et al. 2019).
@@ -56,10 +57,10 @@ class Recipe:
     Raises ValueError, in one line, for an unknown choice, a wrong type or a value out of range.
     """
 
-    dataset: Literal["digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "imagenette"] = "digits"
+    dataset: str = "digits"
     per_class: int | None = None
     test_per_class: int | None = None
-    architecture: Literal["preactresnet8", "preactresnet18", "vgg11"] = "preactresnet8"
+    architecture: str = "preactresnet8"
     width: int = 16
     training: Literal["standard", "adversarial", "trades"] = "standard"
     norm: Literal["linf", "l2"] = "linf"
@@ -179,6 +180,8 @@ def _content(path: Path, files: tuple) -> str:
 
 def choices(name: str) -> tuple:
     """What a field of a recipe may be; empty where any value of its type will do."""
+    if name in TABLES:
+        return tuple(TABLES[name])
     kind = next((field.type for field in fields(Recipe) if field.name == name), None)
     return get_args(kind) if getattr(kind, "__origin__", None) is Literal else ()
 

@@ -16,18 +16,21 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
+from types import NoneType
 
 import pandas as pd
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from ..checks import check_logits
 from ..compute import Compute, choose
-from ..data import Dataset, dataset, load, subset
+from ..data import Dataset, as_dataset, load, pixels, subset
 from ..evidence.provenance import environment
 from ..measures.history import history
 from ..measures.layers import outputs
 from ..measures.views import View
+from ..models import in_mode
 from ..runtime import alone, home, log, note_use, progress, spread, write
 from . import checkpoint
 from .checkpoint import RECORD, Checkpoint, name_of
@@ -91,7 +94,7 @@ class Run:
 
     def at(self, epoch: int) -> nn.Sequential:
         """The model after a kept epoch (else ValueError); of the run trained again if its snapshot did not travel."""
-        if 0 < epoch < self.epochs[-1]:
+        if epoch in self.epochs[1:-1]:
             note_use(f"{self.path.name} snapshots")
         return self.loaded(epoch)
 
@@ -147,33 +150,53 @@ def fit(
     recipe's data set and architecture; a run is kept under their content too, so that nothing is mistaken.
 
     Raises ValueError for bad data choices, FileNotFoundError for missing data files, FloatingPointError
-    (naming epoch, step and learning rate) when the loss stops being finite, OSError when the disk is full.
+    (naming epoch, step and learning rate) when the loss stops being finite, OSError when the disk is full,
+    PermissionError where there is something to train and ``root`` can only be read.
     """
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f"fit needs a Recipe, not {type(recipe).__name__}")
+    if not isinstance(model, (nn.Module, NoneType)):
+        raise ValueError(f"a network of one's own is an nn.Module, not {type(model).__name__}")
     given, own = {"data": data, "model": model}, content(data, model)
     if data is None:
         data = load(recipe.dataset, per_class=recipe.per_class, test_per_class=recipe.test_per_class)
     else:
-        data = subset(data if isinstance(data, Dataset) else dataset(*data), recipe.per_class, recipe.test_per_class)
+        data = subset(as_dataset(data), recipe.per_class, recipe.test_per_class)
     if model is not None and recipe.head != "linear":
         raise ValueError(f"a model of your own has its own head: head must be 'linear', not {recipe.head!r}")
     compute, root = choose(recipe.precision, device, data.shape[-1]), Path(root or home() / "runs")
     data = data.to(compute.device)
     model = compute.lay_out(network(recipe, data) if model is None else copy.deepcopy(model))
+    if given["model"] is not None:
+        _try(model, data)
     path = find(recipe, compute.name, root, shipped, own)
     if path is None:
         path = root / f"{recipe.key}{own}-{compute.name}"
-        path.mkdir(parents=True, exist_ok=True)
         with alone(path / "lock", recipe.label):
             wrong = checkpoint.fault(recipe, path)  # looked at again: another process may have trained it meanwhile
             if wrong and wrong != checkpoint.UNFINISHED:
                 checkpoint.start_over(path, wrong)
             if wrong:
                 _train(model, recipe, data, compute, path)
-    (root / path.name / "state.safetensors").unlink(missing_ok=True)
+    with suppress(OSError):  # a shared folder may be one to read only
+        (root / path.name / "state.safetensors").unlink(missing_ok=True)
     model.load_state_dict(load_file(path / "model.safetensors"))
     if root == home() / "runs":
         note_use(path.name)
     return Run(recipe, model.eval(), data, path, json.loads((path / RECORD).read_text()), root, given)
+
+
+def _try(model: nn.Module, data: Dataset) -> None:
+    """Two images through a network of one's own, before any training: one clear line where they do not fit."""
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError("the model has no parameter to train: all are frozen, or there are none")
+    x = pixels(data.train.images[:2])
+    try:
+        with torch.no_grad(), in_mode(model, "eval"):
+            check_logits(model(x), len(x), data.num_classes)
+    except (RuntimeError, TypeError, IndexError) as error:
+        line = str(error).splitlines()[0]
+        raise ValueError(f"the model cannot take images {tuple(x.shape)} of {x.dtype}: {line}") from None
 
 
 def find(recipe: Recipe, dtype: str, root: Path, shipped: bool | None = None, own: str = "") -> Path | None:
@@ -197,8 +220,7 @@ def content(data, model: nn.Module | None) -> str:
         return ""
     digest = sha256()
     if data is not None:
-        data = data if isinstance(data, Dataset) else dataset(*data)
-        for tensor in (*data.train, *data.test):
+        for tensor in (*(data := as_dataset(data)).train, *data.test):
             digest.update(str(tuple(tensor.shape)).encode() + tensor.cpu().contiguous().numpy().tobytes())
     if model is not None:
         digest.update(repr(model).encode() + save(checkpoint.weights(model)))

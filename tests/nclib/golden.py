@@ -22,7 +22,7 @@ from nclib.training.epochs import network, reestimate_statistics, sgd, train_epo
 from nclib.training.recipe import WEIGHTLESS, Recipe
 
 FILE = Path(__file__).parents[1] / "golden.json"
-CODE = ("compute", "data", "losses", "models", "attacks/pgd", "training/epochs", "training/store")
+CODE = ("compute", "data", "known", "losses", "models", "readers", "attacks/pgd", "training/epochs", "training/store")
 TOLERANCE = 1e-6
 # Dials so large that a change of one in a hundred shows in six samples and three steps.
 DIALS = dict(width=4, epochs=4, batch=6, lr=0.2, weight_decay=0.2, drops=(0.3,), steps=2, beta=2.0)

@@ -9,7 +9,8 @@ from conftest import accuracy
 from torch import Generator, nn
 
 import nclib as nc
-from nclib.attacks.pgd import STARTS, project
+from nclib.attacks.pgd import project
+from nclib.checks import STARTS
 from nclib.losses import LOSSES, kl
 from nclib.models import in_mode, statistics_kept
 

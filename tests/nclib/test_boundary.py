@@ -56,7 +56,7 @@ def test_a_bad_norm_or_number_of_steps_is_named(case):
     model, x, y, _ = case
     with pytest.raises(ValueError, match="unknown norm 'l1'; choose one of"):
         nc.minimal_epsilon(model, x, y, "l1")
-    with pytest.raises(ValueError, match="steps must be 0 or more, not -1"):
+    with pytest.raises(ValueError, match="steps must be 0 or more and whole, not -1"):
         nc.minimal_epsilon(model, x, y, steps=-1)
 
 

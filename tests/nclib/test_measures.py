@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import nclib as nc
 from nclib.measures.exact import WithinPass, combined
-from nclib.measures.means import MeansPass
+from nclib.measures.means import BLOCK, MeansPass
 
 CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"))
 DEVICES = ["cpu", CUDA]
@@ -542,6 +542,33 @@ def test_no_batch_asks_for_a_value_on_the_host():
     with Operations() as at_the_end:
         second.result()
     assert at_the_end.names & HOST  # the watch does see a value that leaves
+
+
+class Largest(TorchDispatchMode):
+    """The largest tensor that is made, and the products that are taken, in numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.size, self.products = 0, 0
+
+    def __torch_dispatch__(self, call, types, args=(), kwargs=None):
+        out = call(*args, **(kwargs or {}))
+        if torch.is_tensor(out) and not call.is_view:
+            self.size = max(self.size, out.numel())
+            if call is torch.ops.aten.mm.default:
+                self.products += out.numel() * args[0].shape[1]
+        return out
+
+
+@pytest.mark.parametrize("C, d", [(300, 20), (20, 300)])
+def test_memory_is_that_of_pairs_of_classes_and_means_however_many_samples(C, d):
+    """Many classes in few dimensions among them: no N x C table, and no C x C products for a sample."""
+    h, y = random_features(C, d, n=100)
+    with Largest() as made:
+        nc.measure(h, y, normal(C, d))
+        nc.leap_matrix(h, y, nc.class_means(h, y))
+    assert made.size <= max(C * C, C * d, BLOCK["cpu"]) < len(h) * max(C, d) / 2
+    assert made.products < 6 * len(h) * C * min(C, d) + 6 * len(h) * C * d
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")

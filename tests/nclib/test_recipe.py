@@ -6,8 +6,9 @@ from dataclasses import dataclass, fields
 import pytest
 from conftest import ROOT
 
-from nclib import Recipe, data, models
-from nclib.attacks.pgd import NORMS
+from nclib import Recipe, known
+from nclib.checks import NORMS
+from nclib.models import HEADS
 from nclib.training import recipe
 
 CHANGED = {  # another value for every field
@@ -76,9 +77,9 @@ def test_an_option_of_a_loss_or_a_head_counts_where_it_is_used(name, needs):
 
 def test_choices_are_what_the_library_knows():
     """They stand in a module that does without PyTorch, so that a command can check them."""
-    assert recipe.choices("dataset") == data.DATASETS
-    assert recipe.choices("architecture") == tuple(models.ARCHITECTURES)
-    assert recipe.choices("norm") == NORMS
+    assert recipe.choices("dataset") == tuple(known.DATASETS)
+    assert recipe.choices("architecture") == tuple(known.NETWORKS)
+    assert recipe.choices("norm") == NORMS and recipe.choices("head") == HEADS
     assert recipe.choices("epochs") == recipe.choices("no such field") == ()
 
 
