@@ -163,9 +163,10 @@ class NearestCenter(nn.Module):
         self.register_buffer("origin", means.global_mean.float())
 
     def forward(self, h: Tensor) -> Tensor:
-        if h[0].numel() != len(self.origin):
-            raise ValueError(f"the layer has {h[0].numel()} features, its class means {len(self.origin)}")
-        return (h.flatten(1) - self.origin) @ self.vertices.T - self.vertices.square().sum(1) / 2
+        h = h.flatten(1)
+        if h.shape[1] != len(self.origin):
+            raise ValueError(f"the layer has {h.shape[1]} features, its class means {len(self.origin)}")
+        return (h - self.origin) @ self.vertices.T - self.vertices.square().sum(1) / 2
 
 
 def ncc_head(model: nn.Sequential, layer: str, means: ClassMeans) -> nn.Sequential:

@@ -74,8 +74,8 @@ def fault(recipe: Recipe, path: Path) -> str | None:
     """Why a folder is not a finished run with all that the recipe asks for: unfinished, or the name of a bad file."""
     try:
         record = json.loads((path / RECORD).read_text())
-        digests, _ = record["sha256"], record["seconds"]["0"]
-        damaged = changed(path, {"model.safetensors": None} | digests)
+        digests, seconds = record["sha256"], {int(epoch): float(took) for epoch, took in record["seconds"].items()}
+        damaged = changed(path, {"model.safetensors": None} | digests) if 0 in seconds else [RECORD]
     except (FileNotFoundError, NotADirectoryError):
         return UNFINISHED
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -216,6 +216,15 @@ def test_a_record_that_makes_no_sense_is_no_record(tmp_path, told, text):
     assert told().count("training on") == 2
 
 
+@pytest.mark.parametrize("there, damaged", [('"1": ', '"#": '), ('"0": ', '"4": '), ('"seconds"', '"secands"')])
+def test_a_record_whose_epochs_are_none_is_made_again(tmp_path, told, there, damaged):
+    """A flipped byte in what is read of it; the rest of its words may change unseen."""
+    run = fit(tmp_path)
+    record = (run.path / "recipe.json").read_text()
+    (run.path / "recipe.json").write_text(record.replace(there, damaged, 1))
+    assert len(fit(tmp_path).history) and told().count("training on") == 2
+
+
 def test_two_processes_train_one_recipe_once(tmp_path, told, monkeypatch):
     """The second one is started, and has said that it waits, while the first one holds the run."""
     script = "import json, sys, nclib as nc; nc.fit(nc.Recipe(**json.loads(sys.argv[1])), sys.argv[2], 'cpu')"
