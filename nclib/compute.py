@@ -35,8 +35,7 @@ class Compute:
 def full_precision():
     """float32 that is float32: on CUDA convolutions run in TF32 unless told otherwise, ten bits where NC1 needs 23.
 
-    All switches that torch has are moved together, and put back: where older and newer ones disagree it answers no
-    question about the older.
+    torch's older and newer switches move together, as it answers nothing where they disagree, and are put back.
     """
     cudnn, newer, before = torch.backends.cudnn, _switches(), []
     for switch in newer:
@@ -65,8 +64,7 @@ def _switches() -> tuple:
 def choose(precision: str = "auto", device: str | torch.device | None = None, side: int = 32) -> Compute:
     """Pick device and precision. ``side`` is the image side: below 16 pixels bfloat16 gains a CPU about a tenth.
 
-    Any device that torch has will do; CPU and CUDA are tried and measured. Raises ValueError for an unknown device or
-    precision, and for a CUDA or MPS device that is not there.
+    CPU and CUDA are tried and measured. ValueError for an unknown device or precision, and for one that is not there.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
@@ -76,8 +74,7 @@ def choose(precision: str = "auto", device: str | torch.device | None = None, si
         raise ValueError(f"unknown device {str(device)!r}; choose cpu, cuda, or another that torch knows") from None
     counts = {"cuda": torch.cuda.device_count, "mps": torch.mps.device_count}
     if device.type in counts and (device.index or 0) >= (count := counts[device.type]()):
-        found = f"{count} {device.type.upper()} devices"
-        raise ValueError(f"device {str(device)!r} asked for, but torch finds {found}; choose another, or cpu")
+        raise ValueError(f"device {str(device)!r} asked for, but torch finds {count} such; choose another, or cpu")
     if precision != "auto":
         return Compute(device, getattr(torch, precision), "as asked")
     if device.type == "cpu" and side < 16:
@@ -91,7 +88,5 @@ def choose(precision: str = "auto", device: str | torch.device | None = None, si
 
 
 def _cpu_has_bf16() -> bool:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        capabilities = torch.backends.cpu.get_cpu_capability()
-        return "AVX512" in capabilities and torch.cpu._is_avx512_bf16_supported()
+    with warnings.catch_warnings(action="ignore"):
+        return "AVX512" in torch.backends.cpu.get_cpu_capability() and torch.cpu._is_avx512_bf16_supported()

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from math import inf
 
 import torch
@@ -42,8 +43,7 @@ def robust_mask(
     terminal-phase training cannot hide behind saturation. Warns, in one line, where the answer should not be believed:
     of a model that answers with probabilities, at random, or without gradients. Errors as in ``pgd``.
     """
-    check_attack(epsilon, norm, steps=steps)
-    check_count("targets", targets, 0), check_count("batch", batch)
+    check_attack(epsilon, norm, steps=steps), check_count("targets", targets, 0), check_count("batch", batch)
     x, y = check_samples(model, x, y)
     options = dict(epsilon=epsilon, norm=norm, generator=generator)
     with in_mode(model, "eval"), torch.no_grad(), full_precision():
@@ -78,14 +78,10 @@ def _survivors(model: Model, x: Tensor, y: Tensor, steps: int, targets: int, opt
     logits = model(x)
     standing = logits.argmax(1) == y
     others = logits.scatter(1, y[:, None], -inf).topk(min(targets, logits.shape[1] - 1), dim=1).indices
-    ways = [
-        lambda left: apgd(model, x[left], y[left], steps=steps, **options),
-        *(
-            lambda left, goal=goal: apgd(model, x[left], y[left], steps=steps, targets=goal[left], **options)
-            for goal in others.T
-        ),
-        lambda left: square(model, x[left], y[left], queries=QUERIES, **options),
-    ]
+    climb = partial(apgd, model, steps=steps, **options)
+    ways = [lambda left: climb(x[left], y[left])]
+    ways += [lambda left, goal=goal: climb(x[left], y[left], targets=goal[left]) for goal in others.T]
+    ways += [lambda left: square(model, x[left], y[left], queries=QUERIES, **options)]
     for attacked in ways:
         left = standing.nonzero().flatten()
         if len(left):

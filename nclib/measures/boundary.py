@@ -26,8 +26,7 @@ def minimal_epsilon(model, x: Tensor, y: Tensor, norm: str = "linf", steps: int 
     itself, the whole box where nothing fools it. Nine halvings are good to 2 %; as no attack is perfect, it is an upper
     bound. Errors as in ``pgd``.
     """
-    check_attack(1.0, norm, steps=steps)
-    check_count("halvings", halvings, 0)
+    check_attack(1.0, norm, steps=steps), check_count("halvings", halvings, 0)
     scaled, y = unit_logits(model), check_labels(y, len(x)).to(x.device)
     with in_mode(model, "eval"), full_precision():
         found = [_bisected(scaled, x, y, norm, steps, halvings, loss) for loss in LOSSES]
@@ -53,8 +52,7 @@ def boundary(run, norm: str = "linf", steps: int = 10, per_class: int = 5) -> pd
 
     One row per epoch, measured once and kept beside the run as ``history`` is. Errors as in ``minimal_epsilon``.
     """
-    check_attack(1.0, norm, steps=steps)
-    check_count("per_class", per_class)
+    check_attack(1.0, norm, steps=steps), check_count("per_class", per_class)
     settings = {"version": VERSION, "measure": "minimal_epsilon", "norm": norm, "steps": steps, "per_class": per_class}
     settings |= {"test_per_class": run.recipe.test_per_class, "dtype": run.dtype}
     return through(run, settings, _median)
@@ -65,5 +63,4 @@ def _median(run, epoch: int, settings: dict) -> pd.DataFrame:
     each = [(labels == c).nonzero()[: settings["per_class"], 0] for c in range(run.data.num_classes)]
     some = torch.cat(each)
     found = minimal_epsilon(run.loaded(epoch), pixels(images[some]), labels[some], settings["norm"], settings["steps"])
-    row = (epoch, "test", "clean", "minimal_epsilon", float(found.median()))
-    return pd.DataFrame([row], columns=COLUMNS)
+    return pd.DataFrame([(epoch, "test", "clean", "minimal_epsilon", float(found.median()))], columns=COLUMNS)

@@ -25,8 +25,7 @@ def network(recipe: Recipe, data: Dataset) -> nn.Sequential:
 
 def sgd(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     """The recipe's optimiser: momentum, no Nesterov, weight decay on all parameters."""
-    options = dict(lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-    return torch.optim.SGD(model.parameters(), **options)
+    return torch.optim.SGD(model.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay)
 
 
 def learning_rate(recipe: Recipe, epoch: int) -> float:

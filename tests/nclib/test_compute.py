@@ -85,7 +85,7 @@ def test_an_error_puts_the_switches_back(backends):
 @pytest.mark.parametrize("count, device", [(0, "cuda"), (0, "cuda:0"), (2, "cuda:2")])
 def test_a_gpu_that_is_not_there_is_named(count, device, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    with pytest.raises(ValueError, match=f"'{device}' asked for, but torch finds {count} CUDA devices; choose another"):
+    with pytest.raises(ValueError, match=f"'{device}' asked for, but torch finds {count} such; choose another"):
         choose("float32", device)
 
 
