@@ -69,7 +69,7 @@ class Dataset:
     def _measured(self) -> tuple[tuple[float, ...], ...]:
         if self.statistics:
             return self.statistics
-        x = pixels(self.train.images).double()
+        x = pixels(self.train.images).cpu().double()  # which an MPS device does not know
         return tuple(x.mean((0, 2, 3)).tolist()), tuple(x.std((0, 2, 3)).clamp_min(1e-3).tolist())
 
     def to(self, device) -> "Dataset":

@@ -10,7 +10,7 @@ from collections import defaultdict
 import torch
 from torch import Tensor
 
-from .means import BLOCK, ClassMeans, as_means, blocks, check, class_means, lengths
+from .means import BLOCK, ClassMeans, as_means, blocks, check, class_means, double, lengths
 from .simplex import equiangle, equinorm, mean_over_pairs
 
 
@@ -105,7 +105,7 @@ def measure(
         b = None if bias is None else check("bias", bias, weight.shape[:1]).to(h)
         W, rows = weight.detach().to(h), max(1, BLOCK["cpu"] // len(weight))
         predicted = torch.cat([torch.nn.functional.linear(part, W, b).argmax(1) for part in h.split(rows)])
-        found["accuracy"] = float((predicted == labels.to(predicted)).double().mean())
+        found["accuracy"] = float(double(predicted == labels.to(predicted)).mean())
     for one in passes:
         one.update(features, labels, predicted)
     return combined(*passes) | found

@@ -14,7 +14,7 @@ from ..compute import full_precision
 from ..data import pixels
 from ..models import in_mode, plain
 from .exact import WithinPass, combined, weight_measures
-from .means import ClassMeans, MeansPass, as_means, class_means
+from .means import ClassMeans, MeansPass, as_means, class_means, double
 from .simplex import similarity
 from .views import View
 
@@ -81,7 +81,7 @@ def propagate(
                 passes[name] = _passes(first.means[name], reference.get(name))
         for (x, y), predicted in zip(_cut(view, batch), first.predicted.split(batch)):
             _walk(model, x, layers, pooled, lambda name, h: [p.update(h, y, predicted) for p in passes[name]])
-        accuracy = {"accuracy": float((first.predicted == view.labels).double().mean())}
+        accuracy = {"accuracy": float(double(first.predicted == view.labels).mean())}
         for name in layers:
             with _at(view, name):
                 found = accuracy | combined(*passes[name]) | _compared(first.means[name], reference.get(name))
@@ -137,7 +137,7 @@ def last_layer(weight: Tensor, seen: Iterable[tuple[View, Tensor, Tensor]], laye
             passes = _passes(means, reference)
             for one in passes:
                 one.update(h, view.labels, predicted)
-            found = {"accuracy": float((predicted == view.labels).double().mean())} | combined(*passes)
+            found = {"accuracy": float(double(predicted == view.labels).mean())} | combined(*passes)
             found |= _compared(means, reference) | {"loss": _loss(logits, view)} | weight_measures(weight, means)
         rows += [(view.split, view.name, layer, k, v) for k, v in found.items()]
         reference = reference or means
@@ -204,7 +204,8 @@ def _loss(logits: Tensor, view: View) -> float:
         raise ValueError(
             f"{view.split} {view.name}: labels up to {largest}, but the network has {logits.shape[1]} classes"
         )
-    return float(F.cross_entropy(logits.double(), view.labels.long()))
+    logits = double(logits)
+    return float(F.cross_entropy(logits, view.labels.to(logits.device).long()))
 
 
 @torch.no_grad()

@@ -115,10 +115,10 @@ def class_means(features: Tensor, labels: Tensor, num_classes: int | None = None
 
 def as_means(means: ClassMeans | Tensor, what: str = "means") -> ClassMeans:
     """Class means from a plain (C, d) tensor, its classes weighted alike. ValueError for NaN or infinity."""
-    if not isinstance(means, ClassMeans):
-        means = torch.as_tensor(means)
-        means = ClassMeans(means, means.new_ones(len(means), dtype=torch.int64))
-    return ClassMeans(check(what, means.means), means.counts)
+    if isinstance(means, ClassMeans):
+        return ClassMeans(check(what, means.means), means.counts)
+    means = check(what, means)
+    return ClassMeans(means, torch.ones_like(means[:, 0], dtype=torch.int64))
 
 
 def lengths(vectors: Tensor) -> Tensor:
@@ -138,7 +138,12 @@ def check(what: str, values: Tensor, shape: tuple[int, ...] | None = None) -> Te
         )
     if bad := (~values.isfinite()).nonzero()[:1].tolist():
         raise ValueError(f"{what} of class {bad[0][0]}: NaN or infinity")
-    return values.detach().double()
+    return double(values.detach())
+
+
+def double(values: Tensor) -> Tensor:
+    """In float64; from an MPS device, which does not know it, on the CPU."""
+    return (values.cpu() if values.device.type == "mps" else values).double()
 
 
 def blocks(features: Tensor, *columns: Tensor, width: int = 1) -> Iterator[tuple[Tensor, ...]]:
