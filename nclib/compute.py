@@ -34,9 +34,7 @@ class Compute:
 @contextmanager
 def full_precision():
     """float32 that is float32: on CUDA convolutions run in TF32 unless told otherwise, ten bits where NC1 needs 23.
-
-    torch's older and newer switches move together, as it answers nothing where they disagree, and are put back.
-    """
+    torch's older and newer switches move together, as it answers nothing where they disagree, and are put back."""
     cudnn, newer, before = torch.backends.cudnn, _switches(), []
     for switch in newer:
         before.append(switch.fp32_precision)

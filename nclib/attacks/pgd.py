@@ -121,21 +121,18 @@ def _per_sample(value: float | Tensor, x: Tensor, name: str) -> float | Tensor:
 
 def sign_noise(x: Tensor, epsilon: float, generator: Generator | None = None) -> Tensor:
     """x + epsilon * sign(N(0, I)), clipped to [0, 1]: a corner of the l-infinity ball, chosen blindly."""
-    check_size("epsilon", epsilon)
-    x = check_images(x)
+    _, x = check_size("epsilon", epsilon), check_images(x)
     return (x + epsilon * torch.empty_like(x).normal_(generator=generator).sign()).clamp(0, 1)
 
 
 def gaussian_noise(x: Tensor, epsilon: float, generator: Generator | None = None) -> Tensor:
     """x + epsilon * N(0, I), clipped to [0, 1]; epsilon is the standard deviation of a pixel."""
-    check_size("epsilon", epsilon)
-    x = check_images(x)
+    _, x = check_size("epsilon", epsilon), check_images(x)
     return (x + epsilon * torch.empty_like(x).normal_(generator=generator)).clamp(0, 1)
 
 
 def sphere_noise(x: Tensor, epsilon: float, generator: Generator | None = None) -> Tensor:
     """x plus noise of l2 length epsilon in a random direction, clipped: the l2 attack's equal in size."""
-    check_size("epsilon", epsilon)
-    x = check_images(x)
+    _, x = check_size("epsilon", epsilon), check_images(x)
     noise = torch.empty_like(x).normal_(generator=generator)
     return (x + epsilon * noise / _length(noise)).clamp(0, 1)
