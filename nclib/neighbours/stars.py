@@ -21,6 +21,7 @@ AFFINE = (nn.Conv2d, nn.ConvTranspose2d, nn.AvgPool2d, nn.BatchNorm2d)
 RULES = ("random", "area", "range", "bound")
 SLACK = 1e-9  # by which every bound is moved outwards and every proof must hold: far above what rounding loses
 TOGETHER = 3000  # predicates of the programs that are solved in one call
+BLOCK = 16  # generators, or rows of a canvas, that are worked on at once: all together may fill gigabytes
 
 
 @dataclass(frozen=True)
@@ -87,21 +88,25 @@ def linear(layer: nn.Module, images: Tensor, size=lambda weight: weight) -> Tens
         return images * size(scale)[:, None, None]
     if isinstance(layer, nn.AvgPool2d):
         return layer(images)
-    changed = {"weight": size(layer.weight)}
-    if layer.bias is not None:
-        changed["bias"] = torch.zeros_like(layer.bias)
-    return functional_call(layer, changed, images)
+    no_bias = {} if layer.bias is None else {"bias": torch.zeros_like(layer.bias)}
+    return functional_call(layer, {"weight": size(layer.weight), **no_bias}, images)
 
 
 def affine(layer: nn.Module, star: Star) -> Star:
     """An affine layer, exactly: all of it on the centre, all but its bias on the generators."""
-    return replace(star, images=torch.cat([layer(star.images[:1]), linear(layer, star.images[1:])]))
+    centre = layer(star.images[:1])
+    images = centre.new_empty(len(star.images), *centre.shape[1:])
+    for into, some in zip(images.split(BLOCK), star.images.split(BLOCK)):
+        into[:] = linear(layer, some)
+    images[:1] = centre
+    return replace(star, images=images)
 
 
 def ranges(star: Star) -> tuple[Tensor, Tensor]:
     """Lower and upper bounds (C, H, W) of every value by the predicates' box alone: no program, and A unused."""
     middle, half = (star.upper + star.lower) / 2, (star.upper - star.lower) / 2
-    centre, radius = star.at(middle[None])[0], torch.tensordot(half, star.images[1:].abs(), 1)
+    centre, blocks = star.at(middle[None])[0], star.images[1:].split(BLOCK, 2)
+    radius = torch.cat([torch.tensordot(half, block.abs(), 1) for block in blocks], 1)
     return centre - radius, centre + radius
 
 
@@ -154,8 +159,7 @@ def _settled(star: Star, forms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _step(A: csr_array, owner: np.ndarray) -> csr_array:
     """From a predicate to those that its own rows name: (p, p)."""
     entries = A.tocoo()
-    places = (owner[entries.row], entries.col)
-    return csr_array((np.ones(len(entries.row), dtype=np.float32), places), shape=(A.shape[1],) * 2)
+    return csr_array((np.ones(A.nnz, dtype=np.float32), (owner[entries.row], entries.col)), shape=(A.shape[1],) * 2)
 
 
 def _solve(forms, A, d, low, high, cones, kept) -> np.ndarray | None:

@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 from torch import Generator, Tensor, nn
 
 from .bounds import crown, line, touched
-from .stars import SLACK, Star, box, maximise, ranges
+from .stars import BLOCK, SLACK, Star, box, maximise, ranges
 
 BRIGHT = 150 / 255  # pixels brighter than this are attacked
 
@@ -52,9 +52,12 @@ def by_ranges(low: Tensor, high: Tensor, reference: Tensor) -> Tensor:
 
 def margins(star: Star, reference: Tensor) -> tuple[Tensor, Tensor]:
     """Bounds (C, H, W), by the box, of the reference's score over every class's own; +inf for itself."""
-    own = reference[None].expand(1 + star.predicates, -1, -1)[:, None]
-    apart = Star(star.images.gather(1, own) - star.images, star.lower, star.upper, star.A, star.d, star.owner)
-    return tuple(bound.scatter(0, reference[None], float("inf")) for bound in ranges(apart))
+    found = []
+    for images, own in zip(star.images.split(BLOCK, 2), reference.split(BLOCK)):
+        apart = images.gather(1, own.expand(len(images), 1, -1, -1)) - images
+        found.append(ranges(replace(star, images=apart)))
+    low, high = (torch.cat(bounds, 1).scatter(0, reference[None], float("inf")) for bounds in zip(*found))
+    return low, high
 
 
 def by_margins(star: Star, reference: Tensor) -> Tensor:
