@@ -145,9 +145,9 @@ def memory(image: Tensor) -> None:
         del out
     print(pd.DataFrame(rows, columns=["predicates", "generators, MB", "most, MB"]).to_string(index=False))
     try:
-        stars.reach(net, verdicts.darkened(canvas, 20, 1.0), 1.0, memory=0.1)
+        stars.reach(net, verdicts.darkened(canvas, 20, 1.0), 1.0, memory=0.05)
     except MemoryError as error:
-        print(f"   with a cap of 0.1 GB: {error}")
+        print(f"   with a cap of 0.05 GB: {error}")
 
 
 def main() -> None:
