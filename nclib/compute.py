@@ -70,8 +70,8 @@ def choose(precision: str = "auto", device: str | torch.device | None = None, si
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError:
         raise ValueError(f"unknown device {str(device)!r}; choose cpu, cuda, or another that torch knows") from None
-    counts = {"cuda": torch.cuda.device_count, "mps": torch.mps.device_count}
-    if device.type in counts and (device.index or 0) >= (count := counts[device.type]()):
+    counts = {"cuda": torch.cuda.device_count, "mps": torch.backends.mps.is_available}
+    if device.type in counts and (device.index or 0) >= (count := int(counts[device.type]())):
         raise ValueError(f"device {str(device)!r} asked for, but torch finds {count} such; choose another, or cpu")
     if precision != "auto":
         return Compute(device, getattr(torch, precision), "as asked")
