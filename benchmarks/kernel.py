@@ -7,16 +7,14 @@ less. Rivals are timed in turn within one run; a ratio's spread is the smallest 
 """
 
 import argparse
-import resource
 import sys
-import threading
-import time
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from _gauge import Peak, seconds
 from torch import Tensor
 from torch.func import functional_call, jacrev, jvp, vjp, vmap
 
@@ -24,12 +22,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import nclib as nc
 from nclib.neighbours import finite, kernel
-
-
-def seconds(run) -> float:
-    began = time.process_time()
-    run()
-    return time.process_time() - began
 
 
 def by_parameter(model, x: Tensor) -> Tensor:
@@ -127,28 +119,6 @@ def growth(repeats: int) -> None:
     ]  # fmt: skip
     print(pd.DataFrame(rows, columns=["what, against", "sizes", "ms", "exponent", "expected"]).to_string(index=False))
     print()
-
-
-class Peak:
-    """The most memory in use, in megabytes above that at the start, sampled every 2 ms (Linux)."""
-
-    def __enter__(self):
-        self.start, self.most, self.done = self.now(), 0.0, threading.Event()
-        self.thread = threading.Thread(target=self.watch)
-        self.thread.start()
-        return self
-
-    def watch(self) -> None:
-        while not self.done.wait(0.002):
-            self.most = max(self.most, self.now() - self.start)
-
-    def __exit__(self, *_) -> None:
-        self.done.set()
-        self.thread.join()
-
-    @staticmethod
-    def now() -> float:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 
 def memory(N: int = 3000) -> None:

@@ -8,28 +8,20 @@ largest over the repeats.
 """
 
 import argparse
-import resource
 import sys
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from _gauge import Peak, seconds
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import nclib as nc
 from nclib.training.store import kept_epochs
-
-
-def seconds(run) -> float:
-    began = time.process_time()
-    run()
-    return time.process_time() - began
 
 
 def problem(N: int, d: int, C: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -95,28 +87,6 @@ def growth(repeats: int) -> None:
         rows.append([name, " ".join(map(str, values)), " ".join(f"{1e3 * t:.1f}" for t in times), f"{exponent:.2f}"])
     print("2. How time grows, the others at N = 2,000, d = 512, C = 10 (wanted: exponents of 1 at most)")
     print(pd.DataFrame(rows, columns=["size", "values", "ms", "exponent"]).to_string(index=False), "\n")
-
-
-class Peak:
-    """The most memory in use, in megabytes above that at the start, sampled every 2 ms (Linux)."""
-
-    def __enter__(self):
-        self.start, self.most, self.done = self.now(), 0.0, threading.Event()
-        self.thread = threading.Thread(target=self.watch)
-        self.thread.start()
-        return self
-
-    def watch(self) -> None:
-        while not self.done.wait(0.002):
-            self.most = max(self.most, self.now() - self.start)
-
-    def __exit__(self, *_) -> None:
-        self.done.set()
-        self.thread.join()
-
-    @staticmethod
-    def now() -> float:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 
 def walk(images: int, repeats: int, batch: int = 128) -> None:

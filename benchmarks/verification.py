@@ -8,16 +8,14 @@ spread is the smallest and the largest over the repeats.
 """
 
 import argparse
-import resource
 import sys
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from _gauge import Peak, seconds
 from scipy.optimize import linprog
 from torch import Tensor
 
@@ -27,12 +25,6 @@ from nclib.neighbours import bounds, scenes, stars, verdicts
 from nclib.training.kept import kept
 
 TRAINED = dict(scenes_seen=3000, steps=800, batch=32)
-
-
-def seconds(run) -> float:
-    began = time.process_time()
-    run()
-    return time.process_time() - began
 
 
 def network(name: str):
@@ -109,28 +101,6 @@ def throughput(nets: dict, image: Tensor, repeats: int) -> None:
             row[method] = f"{60 / min(seconds(lambda: work(net, star, reference)) for _ in range(repeats)):.0f}"
         rows.append(row)
     print(pd.DataFrame(rows).to_string(index=False), "\n")
-
-
-class Peak:
-    """The most memory in use, in megabytes above that at the start, sampled every 2 ms (Linux)."""
-
-    def __enter__(self):
-        self.start, self.most, self.done = self.now(), 0.0, threading.Event()
-        self.thread = threading.Thread(target=self.watch)
-        self.thread.start()
-        return self
-
-    def watch(self) -> None:
-        while not self.done.wait(0.002):
-            self.most = max(self.most, self.now() - self.start)
-
-    def __exit__(self, *_) -> None:
-        self.done.set()
-        self.thread.join()
-
-    @staticmethod
-    def now() -> float:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 
 def memory(image: Tensor) -> None:
