@@ -28,13 +28,8 @@ def ship(name: str, into: Path, snapshots: bool = False) -> Path:
         return there
     origin = json.loads((path / "recipe.json").read_text())
     (partial / "measures").mkdir(parents=True)
-    if (path / "measures").exists():  # a page may have used the weights alone
-        shutil.copytree(
-            path / "measures", partial / "measures", ignore=shutil.ignore_patterns("*.lock"), dirs_exist_ok=True
-        )
-    for file in there.glob("measures/*.csv"):  # of another view, measured where these weights came from
-        if not (partial / "measures" / file.name).exists():
-            shutil.copy2(file, partial / "measures")
+    for file in (*there.glob("measures/*.csv"), *path.glob("measures/*.csv")):  # what travelled, and what is here
+        shutil.copy2(file, partial / "measures")
     last = f"-{origin['recipe']['epochs']:04d}.safetensors"
     kept = [f for f in origin["sha256"] if not f.startswith("epoch-") or snapshots]
     kept = [f for f in kept if not f.startswith("stale-") or snapshots or f.endswith(last)]
