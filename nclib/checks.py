@@ -1,5 +1,6 @@
 """What comes in is looked at once, at the door: images, labels and what a model answers."""
 
+import warnings
 from math import isfinite
 from numbers import Integral, Real
 
@@ -10,6 +11,7 @@ from .losses import LOSSES
 
 NORMS = ("linf", "l2")
 STARTS = ("uniform", "radial", "gaussian", None)
+FLAT = 0.1  # share of images without a gradient from which a warning is due
 
 
 def check_count(name: str, value, least: int = 1) -> int:
@@ -152,3 +154,26 @@ def check_finite(name: str, values: Tensor) -> Tensor:
             f"{name} of sample {int(bad.nonzero()[0])} is NaN or infinite ({int(bad.sum())} of {len(bad)})"
         )
     return values
+
+
+def masks(model, scaled, x: Tensor, y: Tensor) -> bool:
+    """Does a model answer with probabilities, whose logarithm is to be attacked? Warns of all that would make its
+    robustness a matter of masking; ``scaled`` is the model without the scale of its logits."""
+    logits = check_logits(model(x))
+    check_labels(y, len(x), logits.shape[1])
+    if not torch.equal(logits, check_logits(model(x))):
+        _warn("the model answers at random: one image, two answers; average over its randomness first")
+    if (logits >= 0).all() and torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0]), atol=1e-3):
+        _warn("the model answers with probabilities, which saturate: give it without its softmax")
+        return True
+    with torch.inference_mode(False), torch.enable_grad():
+        point = x.clone().requires_grad_()
+        loss = nn.functional.cross_entropy(scaled(point), y, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, point)
+    if (share := float((gradient.flatten(1) == 0).all(1).float().mean())) >= FLAT:
+        _warn(f"{share:.0%} of the images have no gradient at all: attacks that follow one are blind to them")
+    return False
+
+
+def _warn(words: str) -> None:
+    warnings.warn(f"robust accuracy cannot be believed: {words}", stacklevel=4)

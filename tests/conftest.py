@@ -74,10 +74,16 @@ def wait_for(condition: Callable, process: subprocess.Popen, seconds: float = 60
     return found
 
 
+def told(log: Path) -> str:
+    """What a job has told so far: nothing where it has no log, or begins a new one just now."""
+    try:
+        return log.read_text()
+    except FileNotFoundError:
+        return ""
+
+
 def log_of(house: Path, job) -> str:
-    """What a sweep's job has told so far."""
-    file = house / job.folder / f"{job.chapter}.log"
-    return file.read_text() if file.exists() else ""
+    return told(house / job.folder / f"{job.chapter}.log")
 
 
 def accuracy(model, x, y) -> float:

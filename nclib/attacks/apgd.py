@@ -33,8 +33,9 @@ def apgd(
     loss: str = "ce",
     targets: Tensor | None = None,
     generator: Generator | None = None,
+    start: Tensor | None = None,
 ) -> Tensor:
-    """Attack labels y of images x (N, C, H, W) within epsilon, from a random start on the ball.
+    """Attack labels y of images x (N, C, H, W) within epsilon, from ``start`` or from a random point on the ball.
 
     loss : "ce", "margin" or "dlr"; with ``targets`` (N,) the targeted DLR (eq. 9) instead. The step starts at
         2 epsilon and is halved, going back to the best point so far, where the loss no longer rises.
@@ -53,7 +54,8 @@ def apgd(
     found, classes = x.clone(), max(map(needed, (y, *goals.values())))
     looked = lambda point: check_logits(model(point), len(point), classes)  # noqa: E731
     at = {"index": torch.arange(len(x), device=x.device), "x": x, "y": y, **goals}
-    at["point"] = x + project(epsilon * _on_the_ball(x, norm, generator), x, epsilon, norm)
+    begun = epsilon * _on_the_ball(x, norm, generator) if start is None else check_samples(model, start, y)[0] - x
+    at["point"] = x + project(begun, x, epsilon, norm)
     with in_mode(model, "eval"):
         at |= _climbed(looked, value, at)
         at |= {"last": at["point"], "best": at["point"], "best_loss": at["loss"], "best_slope": at["slope"]}

@@ -1,14 +1,13 @@
 """Accuracy, and a robust accuracy that is the worst of several attacks."""
 
-import warnings
 from collections.abc import Callable
 from functools import partial
-from math import inf
+from math import ceil, inf
 
 import torch
 from torch import Generator, Tensor
 
-from ..checks import as_model, check_attack, check_count, check_finite, check_labels, check_logits, check_samples
+from ..checks import as_model, check_attack, check_count, check_finite, check_labels, check_logits, check_samples, masks
 from ..compute import full_precision
 from ..data import pixels
 from ..models import in_mode
@@ -17,8 +16,9 @@ from .square import square
 
 Model = Callable[[Tensor], Tensor]
 QUERIES = 500  # of Square, for what still stands
+APPROACH = ((3, 1 / 3), (2, 1 / 3), (1, 2 / 3))  # budgets in units of epsilon, and the share of the steps at each
+ROUNDS, FINDS = 3, 0.005  # at most so many rounds; a next one where Square, at the last one's end, found such a share
 PROBED = 64  # images that a model is tried on before it is attacked
-FLAT = 0.1  # share of them without a gradient from which a warning is due
 
 
 def unit_logits(model: Model) -> Model:
@@ -39,54 +39,50 @@ def robust_mask(
     """Which samples keep their label under every one of several attacks: (N,) bool (after Croce & Hein 2020).
 
     Auto-PGD on cross-entropy, targeted auto-PGD towards the ``targets`` likeliest other classes, and Square, which
-    needs no gradient, each tried on what is still standing. None of them sees the scale of the logits, so
-    terminal-phase training cannot hide behind saturation. Warns, in one line, where the answer should not be believed:
-    of a model that answers with probabilities, at random, or without gradients. Errors as in ``pgd``.
+    needs no gradient, each tried on what is still standing. Targeted and blind attacks are repeated while the blind one
+    finds what the others missed. None of them sees the scale of the logits, so terminal-phase training cannot hide
+    behind saturation. Warns, in one line, where the answer should not be believed: of a model that answers with
+    probabilities, at random, or without gradients. Errors as in ``pgd``.
     """
     check_attack(epsilon, norm, steps=steps), check_count("targets", targets, 0), check_count("batch", batch)
     x, y = check_samples(model, x, y)
     options = dict(epsilon=epsilon, norm=norm, generator=generator)
     with in_mode(model, "eval"), torch.no_grad(), full_precision():
-        attacked = believable(model, x[:PROBED], y[:PROBED]) if len(x) else model
+        attacked = unit_logits(model)
+        if len(x) and masks(model, attacked, x[:PROBED], y[:PROBED]):
+            attacked = unit_logits(lambda x: check_logits(model(x)).clamp_min(1e-38).log())
         parts = zip(x.split(batch), y.split(batch))
         return torch.cat([_survivors(attacked, *part, steps, targets, options) for part in parts])
-
-
-def believable(model: Model, x: Tensor, y: Tensor) -> Model:
-    """The model on a scale that can be attacked; warns of what would make its robustness a matter of masking."""
-    logits = check_logits(model(x))
-    check_labels(y, len(x), logits.shape[1])
-    if not torch.equal(logits, check_logits(model(x))):
-        _warn("the model answers at random: one image, two answers; average over its randomness first")
-    if (logits >= 0).all() and torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0]), atol=1e-3):
-        _warn("the model answers with probabilities, which saturate: give it without its softmax")
-        return unit_logits(lambda x: check_logits(model(x)).clamp_min(1e-38).log())
-    scaled = unit_logits(model)
-    with torch.inference_mode(False), torch.enable_grad():
-        point = x.clone().requires_grad_()
-        (slope,) = torch.autograd.grad(torch.nn.functional.cross_entropy(scaled(point), y, reduction="sum"), point)
-    if (share := float((slope.flatten(1) == 0).all(1).float().mean())) >= FLAT:
-        _warn(f"{share:.0%} of the images have no gradient at all: attacks that follow one are blind to them")
-    return scaled
-
-
-def _warn(words: str) -> None:
-    warnings.warn(f"robust accuracy cannot be believed: {words}", stacklevel=4)
 
 
 def _survivors(model: Model, x: Tensor, y: Tensor, steps: int, targets: int, options: dict) -> Tensor:
     logits = model(x)
     standing = logits.argmax(1) == y
     others = logits.scatter(1, y[:, None], -inf).topk(min(targets, logits.shape[1] - 1), dim=1).indices
-    climb = partial(apgd, model, steps=steps, **options)
-    ways = [lambda left: climb(x[left], y[left])]
-    ways += [lambda left, goal=goal: climb(x[left], y[left], targets=goal[left]) for goal in others.T]
-    ways += [lambda left: square(model, x[left], y[left], queries=QUERIES, **options)]
-    for attacked in ways:
+
+    def strike(attack: Callable, *goal: Tensor) -> int:
+        """Attack what still stands; how many fell."""
         left = standing.nonzero().flatten()
         if len(left):
-            standing[left] = model(attacked(left)).argmax(1) == y[left]
+            attacked = attack(model, x[left], y[left], *(part[left] for part in goal), **options)
+            standing[left] = model(attacked).argmax(1) == y[left]
+        return len(left) - int(standing.sum())
+
+    strike(partial(apgd, steps=steps))
+    for _ in range(ROUNDS):
+        for goal in others.T:
+            strike(partial(_from_afar, steps=steps), goal)
+        if strike(partial(square, queries=QUERIES)) < FINDS * len(x):
+            break
     return standing
+
+
+def _from_afar(model: Model, x: Tensor, y: Tensor, targets: Tensor, steps: int, epsilon: float, **options) -> Tensor:
+    """Targeted auto-PGD within larger balls first, each from where the last one ended (Croce & Hein 2021)."""
+    point = None
+    for times, share in APPROACH:
+        point = apgd(model, x, y, times * epsilon, ceil(share * steps), targets=targets, start=point, **options)
+    return point
 
 
 @torch.no_grad()

@@ -6,7 +6,9 @@ from conftest import accuracy
 from torch import Generator, nn
 
 import nclib as nc
+from nclib.attacks import robust
 from nclib.attacks.apgd import checkpoints
+from nclib.attacks.pgd import project
 
 BALLS = [("linf", 0.2), ("l2", 1.0)]
 
@@ -71,6 +73,39 @@ def test_the_step_is_halved_where_a_larger_one_overshoots():
     fixed = loss(nc.pgd(model, x, y, epsilon=0.3, steps=60, loss="margin", generator=seeded()))
     adaptive = loss(nc.apgd(model, x, y, epsilon=0.3, steps=60, loss="margin", generator=seeded()))
     assert adaptive < fixed / 20
+
+
+@pytest.mark.parametrize("norm, epsilon", BALLS)
+def test_it_begins_where_it_is_told(net, norm, epsilon):
+    """A point of a larger ball is brought into the smaller one before the first step."""
+    model, x, y = net
+    far = nc.apgd(model, x, y, 3 * epsilon, steps=5, norm=norm, generator=seeded())
+    assert sized(far - x, norm).max() > epsilon + 0.1
+    near = nc.apgd(model, x, y, epsilon, steps=0, norm=norm, start=far)
+    torch.testing.assert_close(near, x + project(far - x, x, epsilon, norm))
+    with pytest.raises(ValueError, match=r"pixels must lie in \[0, 1\]"):
+        nc.apgd(model, x, y, epsilon, steps=1, norm=norm, start=far + 2)
+
+
+@pytest.mark.parametrize("found, rounds", [([0], 1), ([2, 0], 2), ([2, 2, 2, 2], 3), ([1], 1)])
+def test_another_round_follows_where_the_blind_attack_finds_what_gradients_missed(monkeypatch, found, rounds):
+    """At most three rounds, and none after less than one image in two hundred."""
+    count, goals = iter(found), []
+
+    def blind(model, x, y, **options):
+        many = next(count)
+        return torch.cat([1 - x[:many], x[many:]])
+
+    def climb(model, x, y, epsilon=0.1, steps=0, targets=None, **options):
+        goals.append(targets)
+        return x
+
+    monkeypatch.setattr(robust, "square", blind)
+    monkeypatch.setattr(robust, "apgd", climb)
+    x, y = torch.ones(300, 1, 1, 1), torch.ones(300, dtype=torch.int64)
+    stood = nc.robust_mask(lambda a: torch.cat([1 - a, a], 1).flatten(1), x, y, 0.1)
+    assert 300 - stood.sum() == sum(found[:rounds])
+    assert len(goals) == 1 + rounds * len(robust.APPROACH) and goals[0] is None
 
 
 def test_more_queries_never_give_a_point_back(net):

@@ -8,7 +8,7 @@ import signal
 import nbformat
 import psutil
 import pytest
-from conftest import ROOT, command, start, wait_for
+from conftest import ROOT, command, start, told, wait_for
 from small import small_house
 
 import nclib as nc
@@ -83,7 +83,7 @@ def test_the_execution_key_knows_the_library_as_python_reads_it(key, house, monk
 def test_ctrl_c_stops_at_once_and_the_same_command_goes_on(tmp_path):
     """Interrupted in mid-training, as from a terminal: nobody trains on, and the next run resumes."""
     house = small_house(tmp_path, epochs=100000)
-    told, words = house / "_build" / "small" / "collapse.log", ("run", "collapse", "--profile", "small")
+    log, words = house / "_build" / "small" / "collapse.log", ("run", "collapse", "--profile", "small")
 
     def stop(process):
         tree = psutil.Process(process.pid).children(recursive=True)
@@ -97,7 +97,7 @@ def test_ctrl_c_stops_at_once_and_the_same_command_goes_on(tmp_path):
     wait_for(lambda: list((house / "runs").glob("*/epoch-0008.safetensors")), first)
     stop(first)
     second = start(house, *words)
-    wait_for(lambda: told.exists() and re.search(r"from epoch [1-9]\d*", told.read_text()), second)
+    wait_for(lambda: re.search(r"from epoch [1-9]\d*", told(log)), second)
     stop(second)
 
 
