@@ -227,7 +227,7 @@ def test_the_papers_thresholds_have_not_moved():
 
 OURS = {
     "D2": "≤ 0.5, ≥ 0.75, ≤ 1.25", "D3": "≤ 0.5, ≥ 0.02", "D5": "≥ 0.7, ≥ 0.8, ≥ 3, ≤ 1.5", "D7": "≤ 15, ≥ 2, ≥ 1.5",
-    "D8": "≥ 30, ≥ 0.6, ≤ 10",
+    "D4": "≥ 0.5, ≤ 1.5, ≤ 0", "D4a": "≤ 1e-08, ≤ 1, ≤ 0", "D8": "≥ 30, ≥ 0.6, ≤ 10",
 }  # fmt: skip
 
 
@@ -254,6 +254,39 @@ def test_d3_counts_the_fall_of_nc1_from_the_last_epoch_before_the_first_drop():
     rows += [row("adversarial", "accuracy", a, "untargeted", "test", epoch=e) for e, a in accuracy.items()]
     found = judgement("D3", rows)
     assert [f.mean for f in found.findings] == pytest.approx([2 / 8, 0.15]) and found.verdict == "holds"
+
+
+def course(model, measure, values):
+    return [row(model, measure, value, "untargeted", epoch=epoch) for epoch, value in enumerate(values, 1)]
+
+
+@pytest.mark.parametrize(
+    "accuracy, trades, expected",
+    [((0.4, 0.8, 0.9), (200, 12, 3), 3 / 10 ** (1 / 3)), ((0.4, 0.995, 1.0), (200, 0.9, 0.1), None)],
+)
+def test_d4_compares_at_the_highest_accuracy_that_both_reach(accuracy, trades, expected):
+    """Between measured epochs on a logarithmic scale; at 0.99 where both get there, though they go on."""
+    adversarial = (0.5, 0.8, 0.95) if expected else (0.5, 0.99, 1.0)
+    rows = course("adversarial", "accuracy", adversarial) + course("adversarial", "nc1", (100, 10, 1))
+    rows += course("TRADES (fixed)", "accuracy", accuracy) + course("TRADES (fixed)", "nc1", trades)
+    rows += course("adversarial", "angle", (30, 20, 10)) + course("TRADES (fixed)", "angle", (30, 19, 9))
+    found = judgement("D4", rows)
+    share = (0.99 - 0.4) / 0.595
+    expected = expected or 200 ** (1 - share) * 0.9**share / 10
+    assert found.findings[0].mean == found.findings[1].mean == pytest.approx(expected)
+    assert found.verdict == ("holds" if expected > 0.5 else "holds in part")
+    assert judgement("D4", rows[:-3]).verdict == "not run"
+
+
+@pytest.mark.parametrize(
+    "angles, expected",
+    [((9, 7, 6), "holds"), ((9, 6, 7), "holds in part"), ((6, 7, 8), "fails"), ((6,), "not run")],
+)
+def test_d4a_asks_that_the_angle_fall_with_every_beta(angles, expected):
+    rows = [row("free features", "nc1", 1e-12, f"beta {b}", epoch=0) for b in (1, 20)]
+    rows += [row("free features", "angle", 1e-6, f"beta {b}", epoch=0) for b in (1, 20)]
+    rows += [row("TRADES, by β", "beta_angle", a, b) for a, b in zip(angles, ("1", "6", "12"))]
+    assert verdict("D4a", rows) == expected
 
 
 def test_the_simplex_in_place_is_asked_of_the_layer_that_knows_most():

@@ -4,6 +4,8 @@ Thresholds were fixed before the runs of five seeds that judge them on digits. B
 one digits seed and at 400 images of CIFAR-10: illustration there, a test on anything larger.
 """
 
+from itertools import pairwise
+
 from ..claims import Claim, Condition, Lookup, Value, at_least, at_most, of, ratio
 from ..paper import ADVERSARIAL, STANDARD
 
@@ -45,6 +47,61 @@ def _fall(v: Lookup) -> float:
     return best - v(ADVERSARIAL, "accuracy", **ATTACKED_TEST)
 
 
+TRADES, BETAS, FREE = "TRADES (fixed)", "TRADES, by β", "free features"
+FITTED = 0.99  # accuracy on attacked training images; where both trainings stay below it, the highest that both reach
+
+
+def _at_equal_fit(measure: str) -> tuple[Value, Value]:
+    """A measure on attacked training data of TRADES and of adversarial training, when each first had the same fit."""
+
+    def course(v: Lookup, model: str) -> list[tuple[float, float]]:
+        return [tuple(v(model, m, epoch=e, **ATTACKED) for m in ("accuracy", measure)) for e in v.epochs(model)]
+
+    def at_fit(v: Lookup, model: str) -> float:
+        fit = min(FITTED, *(max(course(v, each))[0] for each in (TRADES, ADVERSARIAL)))
+        (before, low), *later = course(v, model)
+        for fitted, value in later:
+            if fitted >= fit:
+                share = min(max((fit - before) / (fitted - before), 0), 1) if fitted > before else 1
+                return low ** (1 - share) * value**share  # on a logarithmic scale, as NC1 falls by factors
+            before, low = fitted, value
+        raise KeyError(f"{model}: never fitted")
+
+    return tuple(lambda v, model=model: at_fit(v, model) for model in (TRADES, ADVERSARIAL))
+
+
+_nc1_at_fit = ratio(*_at_equal_fit("nc1"))
+
+
+def _angle_at_fit(v: Lookup) -> float:
+    trades, adversarial = (of_model(v) for of_model in _at_equal_fit("angle"))
+    return trades - adversarial
+
+
+def _by_beta(v: Lookup) -> list[float]:
+    """The angle between clean and attacked class means, from the smallest β to the largest."""
+    betas = v.records[v.records.measure == "beta_angle"]["view"].unique()
+    if len(betas) < 2:
+        raise KeyError("TRADES: one β")
+    return [v(BETAS, "beta_angle", view=beta) for beta in sorted(betas, key=float)]
+
+
+def _rise(v: Lookup) -> float:
+    return max(after - before for before, after in pairwise(_by_beta(v)))
+
+
+def _free(measure: str) -> Value:
+    """The largest value over β of a measure of free features."""
+
+    def largest(v: Lookup) -> float:
+        betas = v.records[v.records.model == FREE]["view"].unique()
+        if not len(betas):
+            raise KeyError(FREE)
+        return max(v(FREE, measure, view=beta) for beta in betas)
+
+    return largest
+
+
 _slopes = ratio(of(STANDARD, "slope"), of(ADVERSARIAL, "slope"))
 _margins = ratio(of(ADVERSARIAL, "margin"), of(STANDARD, "margin"))
 _angles = ratio(of(ADVERSARIAL, "angle", **ATTACKED_TEST), of(ADVERSARIAL, "angle", **ATTACKED))
@@ -60,6 +117,19 @@ CLAIMS = (
         at_most("NC1 on attacked training data, last epoch / first drop", _since_drop, 0.5, log=True, way=1),
         Condition("robust test accuracy, best epoch − last", _fall, "≥", 0.02, "above 0 on the mean curve",
                   lambda v: _fall(v) > 0),
+    )),
+    Claim("D4", "(ours) At equal fit TRADES has collapsed as far as adversarial training", "adversarial-training",
+          "fig-robust-fit", (
+        at_least("NC1 on attacked training data at equal fit, TRADES / adversarial", _nc1_at_fit, 0.5, log=True),
+        at_most("NC1 on attacked training data at equal fit, TRADES / adversarial", _nc1_at_fit, 1.5, log=True, way=3),
+        at_most("clean–attacked angle at equal fit in degrees, TRADES − adversarial", _angle_at_fit, 0, way=5),
+    )),
+    Claim("D4a", "(ours) TRADES has the simplex as its minimiser, and β draws clean and attacked together",
+          "adversarial-training", "fig-robust-beta", (
+        at_most("NC1 of free features, largest over β", _free("nc1"), 1e-8, log=True, way=1e-4),
+        at_most("clean–attacked angle of free features in degrees, largest over β", _free("angle"), 1, way=10),
+        Condition("largest rise of the angle from one β to the next, degrees", _rise, "≤", 0,
+                  "smaller at the largest β than at the smallest", lambda v: _by_beta(v)[-1] < _by_beta(v)[0]),
     )),
     Claim("D5", "(ours) Robustness differs by slope, not by margin", "adversarial-training", "fig-robust-slope", (
         at_least("rank correlation of margin / slope with minimal ε, standard", of(STANDARD, "radius_rank"), 0.7),
@@ -102,6 +172,24 @@ SAID = {
         "by less than was set.",
         "fails": "Collapse on attacked training data and a fall of robust test accuracy do not go together here.",
         "about": "collapse on attacks goes with robust overfitting",
+    },
+    "D4": {
+        "holds": "Where TRADES fits its attacked training images as well as adversarial training does, it has "
+        "collapsed as far: no collapse means that training is not done.",
+        "holds in part": "At equal fit TRADES has collapsed nearly as far as adversarial training, not as nearly as "
+        "was set.",
+        "fails": "At equal fit TRADES has collapsed far less than adversarial training, or its simplices lie further "
+        "apart.",
+        "about": "TRADES has collapsed as far as adversarial training, where it fits as well,",
+    },
+    "D4a": {
+        "holds": "With free features TRADES ends on one simplex for both views, and a larger β brings the two of a "
+        "network closer.",
+        "holds in part": "With free features TRADES goes to one simplex, and the largest β brings the two of a network "
+        "closer than the smallest, but not every step does.",
+        "fails": "TRADES does not go to one simplex with free features, or a larger β does not bring the two of a "
+        "network closer.",
+        "about": "TRADES has the simplex as its minimiser and a larger β brings clean and attacked closer",
     },
     "D5": {
         "holds": "Margin over slope predicts how far the boundary is, and it is the slope that differs, between images "
