@@ -29,10 +29,10 @@ class Finding:
 
 
 FINDINGS = (
-    Finding("Does TRADES collapse?", "C6 fixed",
-            "The paper reports that TRADES networks do not collapse as adversarially trained ones do. The released "
-            "code trains TRADES with batch norm in evaluation mode; with one that works, the question is open.",
-            "The ratio says which of two trainings is ahead, not whether either has ended; on digits both fit."),
+    Finding("Does TRADES collapse?", "D4",
+            "The paper reports that TRADES networks do not collapse as adversarially trained ones do. Theory gives both "
+            "one minimiser, and NC1 at the last epoch compares trainings that have fitted differently.",
+            "Equal fit is one number, read off a few measured epochs; narrow networks and few images."),
     Finding("Do early layers keep what the last one loses?", "C8a",
             "An attack made for the last layer leaves early layers standing. An attack of their own is another matter.",
             "Class means are the plainest of rules; a trained reader of the same layer may keep more."),
