@@ -15,7 +15,7 @@ from .apgd import apgd
 from .square import square
 
 Model = Callable[[Tensor], Tensor]
-QUERIES = 500  # of Square, for what still stands
+STEPS, QUERIES = 30, 500  # of auto-PGD, and of Square beside so many; with fewer steps, fewer in proportion
 APPROACH = ((3, 1 / 3), (2, 1 / 3), (1, 2 / 3))  # budgets in units of epsilon, and the share of the steps at each
 ROUNDS, FINDS = 3, 0.005  # at most so many rounds; a next one where Square, at the last one's end, found such a share
 PROBED = 64  # images that a model is tried on before it is attacked
@@ -33,7 +33,7 @@ def unit_logits(model: Model) -> Model:
 
 
 def robust_mask(
-    model: Model, x: Tensor, y: Tensor, epsilon: float = 8 / 255, norm: str = "linf", steps: int = 30,
+    model: Model, x: Tensor, y: Tensor, epsilon: float = 8 / 255, norm: str = "linf", steps: int = STEPS,
     targets: int = 9, generator: Generator | None = None, batch: int = 512,
 ) -> Tensor:  # fmt: skip
     """Which samples keep their label under every one of several attacks: (N,) bool (after Croce & Hein 2020).
@@ -72,7 +72,7 @@ def _survivors(model: Model, x: Tensor, y: Tensor, steps: int, targets: int, opt
     for _ in range(ROUNDS):
         for goal in others.T:
             strike(partial(_from_afar, steps=steps), goal)
-        if strike(partial(square, queries=QUERIES)) < FINDS * len(x):
+        if strike(partial(square, queries=max(1, QUERIES * steps // STEPS))) < FINDS * len(x):
             break
     return standing
 
