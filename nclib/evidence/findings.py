@@ -30,8 +30,8 @@ class Finding:
 
 FINDINGS = (
     Finding("Does TRADES collapse?", "D4",
-            "The paper reports that TRADES networks do not collapse as adversarially trained ones do. Theory gives both "
-            "one minimiser, and NC1 at the last epoch compares trainings that have fitted differently.",
+            "The paper reports that TRADES networks do not collapse as adversarially trained ones do. Theory gives "
+            "both one minimiser, and NC1 at the last epoch compares trainings that have fitted differently.",
             "Equal fit is one number, read off a few measured epochs; narrow networks and few images."),
     Finding("Do early layers keep what the last one loses?", "C8a",
             "An attack made for the last layer leaves early layers standing. An attack of their own is another matter.",
