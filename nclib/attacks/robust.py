@@ -40,7 +40,7 @@ def robust_mask(
 
     Auto-PGD on cross-entropy, targeted auto-PGD towards the ``targets`` likeliest other classes, and Square, which
     needs no gradient, each tried on what is still standing. Targeted and blind attacks are repeated while the blind one
-    finds what the others missed; ``steps`` is the effort of them all. None sees the scale of the logits, so terminal-phase
+    finds what the others missed; ``steps`` is the effort of all. None sees the scale of the logits, so terminal-phase
     training cannot hide behind saturation. Warns, in one line, where the answer should not be believed: of a model that
     answers with probabilities, at random, or without gradients. Errors as in ``pgd``.
     """
