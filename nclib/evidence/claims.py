@@ -4,7 +4,8 @@ A condition is one figure of one seed's records and its threshold. Over seeds it
 t-interval: with three seeds or more it is *met* or *missed* where the whole interval lies on one side of the threshold,
 and *open* where the interval straddles it; with fewer, the mean decides. A claim *holds* where every condition is met,
 *fails* where one is missed and points the wrong way, holds *in part* where all that are missed point the right way, is
-*too close to call* where none is missed and some are open, and *not run* where a record is missing.
+*too close to call* where none is missed and some are open, and *not run* where a record is missing, or a ratio is one
+to nothing.
 """
 
 from collections import defaultdict
@@ -218,7 +219,7 @@ def decide(claim: Claim, case: Case) -> Judgement:
     conditions = claim.conditions + ((claim.floor,) if claim.floor else ())
     values, complete = [], []
     for seed in case.seeds:
-        with suppress(KeyError):
+        with suppress(KeyError, ZeroDivisionError):
             lookup = case.of(seed)
             found = [(condition.value(lookup), condition.right(lookup)) for condition in conditions]
             values.append([value for value, _ in found])

@@ -248,6 +248,13 @@ def test_d2_asks_for_collapse_and_a_boundary_that_stays_since_interpolation(nc1,
     assert verdict("D2", rows) == expected
 
 
+def test_a_ratio_to_nothing_is_not_judged():
+    """Where more than half of the test images are read wrongly, the median budget is 0 from the start."""
+    rows = [row("standard", m, v, epoch=e) for e in (4, 8) for m, v in (("accuracy", 1.0), ("nc1", 2.0))]
+    budgets = [row("standard", "minimal_epsilon", 0.0, split="test", epoch=e) for e in (4, 8)]
+    assert verdict("D2", rows + budgets) == "not run"
+
+
 def test_d3_counts_the_fall_of_nc1_from_the_last_epoch_before_the_first_drop():
     nc1, accuracy = {1: 50, 9: 8, 20: 3, 40: 2}, {1: 0.1, 9: 0.3, 20: 0.2, 40: 0.15}
     rows = [row("adversarial", "nc1", n, "untargeted", epoch=e) for e, n in nc1.items()]
