@@ -50,13 +50,14 @@ def test_an_unchanged_book_is_not_run_twice(smoke, made):
 
 def test_chapters_that_name_one_recipe_share_one_network(made):
     epochs = yaml.safe_load((ROOT / "profiles" / "smoke.yml").read_text())["epochs"]
-    keys: dict[str, set[str]] = {}
+    keys: dict[tuple, set[str]] = {}
     for file in (made / "records").glob("*.json"):
         for key, fields in json.loads(file.read_text())["recipes"].items():
             schedule = (fields["epochs"], tuple(fields["drops"]))
             if fields["seed"] == 1 and schedule == (epochs, nc.Recipe().drops):
-                keys.setdefault(nc.Recipe(**fields).name, set()).add(key)
-    assert {"standard", "adversarial", "TRADES (fixed)", "TRADES (published)"} <= keys.keys()
+                named = nc.Recipe(**fields).name, fields.get("beta"), fields["lr"]
+                keys.setdefault(named, set()).add(key)
+    assert {"standard", "adversarial", "TRADES (fixed)", "TRADES (published)"} <= {name for name, *_ in keys}
     assert all(len(found) == 1 for found in keys.values()), keys
 
 

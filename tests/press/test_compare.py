@@ -109,14 +109,14 @@ def test_both_sides_say_where_they_come_from(recorded):
 
 def test_a_figure_that_one_run_did_not_draw(recorded):
     """A page recorded before a figure was added, or one that leaves a variant out, says so in words."""
-    digits, mini = (_drawn(recorded / "results" / name) for name in ("digits", "cifar10-mini"))
-    for a, b in (("results/digits", "results/cifar10-mini"), ("results/cifar10-mini", "results/digits")):
+    digits, few = (_drawn(recorded / "results" / name) for name in ("digits", "cifar10-400"))
+    for a, b in (("results/digits", "results/cifar10-400"), ("results/cifar10-400", "results/digits")):
         page = compare.figures(*compare.sides(a, b), "adversarial-training")
-        assert page.count("<img") == len(digits) + len(mini) and digits ^ mini
-        for name in digits ^ mini:
+        assert page.count("<img") == len(digits) + len(few) and digits ^ few
+        for name in digits ^ few:
             shown = page.partition(f'id="{name}"')[2].partition("</figure>")[0]
             assert shown.count("not in this run") == 1 and shown.count("<img") == 1
-            first = "digits" if name in digits else "mini"
+            first = "digits" if name in digits else "400"
             assert (shown.index("<img") < shown.index("not in this run")) == (first in a)
 
 
