@@ -48,8 +48,10 @@ class Lookup:
         return _mean(found, f"{model}: {measure} ({split}, {view}, {layer})")
 
     def epochs(self, model: str) -> list[int]:
-        """The epochs that a model was measured at, the untrained network (0) aside."""
+        """The epochs that a model was measured at, the untrained network (0) aside. KeyError where it was not."""
         found = self.records.epoch[self.records.model == model]
+        if found.empty:
+            raise KeyError(model)
         return sorted(int(epoch) for epoch in found.unique() if epoch)
 
     def layers(self, model: str, view: str, measure: str = "centers_ncc_accuracy") -> pd.Series:
@@ -60,6 +62,14 @@ class Lookup:
         if found.empty:
             raise KeyError(name)
         return found.groupby("layer", sort=False).apply(lambda of: _mean(zip(of.seed, of.value), name))
+
+    def views(self, model: str, measure: str) -> list[str]:
+        """The views that a measure of a model has, as they were recorded. KeyError where there are none."""
+        r = self.records
+        found = r["view"][(r.model == model) & (r.measure == measure)].unique()
+        if not len(found):
+            raise KeyError(f"{model}: {measure}")
+        return list(found)
 
     @cached_property
     def _rows(self) -> dict[tuple, list[tuple]]:

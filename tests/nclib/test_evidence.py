@@ -283,6 +283,7 @@ def test_d4_compares_at_the_highest_accuracy_that_both_reach(accuracy, trades, e
     assert found.findings[0].mean == found.findings[1].mean == pytest.approx(expected)
     assert found.verdict == ("holds" if expected > 0.5 else "holds in part")
     assert judgement("D4", rows[:-3]).verdict == "not run"
+    assert judgement("D4", course("adversarial", "accuracy", adversarial)).verdict == "not run"
 
 
 @pytest.mark.parametrize(
@@ -292,7 +293,7 @@ def test_d4_compares_at_the_highest_accuracy_that_both_reach(accuracy, trades, e
 def test_d4a_asks_that_the_angle_fall_with_every_beta(angles, expected):
     rows = [row("free features", "nc1", 1e-12, f"beta {b}", epoch=0) for b in (1, 20)]
     rows += [row("free features", "angle", 1e-6, f"beta {b}", epoch=0) for b in (1, 20)]
-    rows += [row("TRADES, by β", "beta_angle", a, b) for a, b in zip(angles, ("1", "6", "12"))]
+    rows += [row(f"TRADES, β {b}", "angle", a, "untargeted") for a, b in zip(angles, (1, 6, 12))]
     assert verdict("D4a", rows) == expected
 
 

@@ -47,43 +47,43 @@ def _fall(v: Lookup) -> float:
     return best - v(ADVERSARIAL, "accuracy", **ATTACKED_TEST)
 
 
-TRADES, BETAS, FREE = "TRADES (fixed)", "TRADES, by β", "free features"
+TRADES, FREE = "TRADES (fixed)", "free features"
+BY_BETA = "TRADES, β "  # and the weight of the divergence
 FITTED = 0.99  # accuracy on attacked training images; where both trainings stay below it, the highest that both reach
 
 
-def _at_equal_fit(measure: str) -> tuple[Value, Value]:
-    """A measure on attacked training data of TRADES and of adversarial training, when each first had the same fit."""
+def _at_equal_fit(v: Lookup, model: str, measure: str) -> float:
+    """A measure on attacked training data when a training first had the fit that TRADES and adversarial training share.
 
-    def course(v: Lookup, model: str) -> list[tuple[float, float]]:
-        return [tuple(v(model, m, epoch=e, **ATTACKED) for m in ("accuracy", measure)) for e in v.epochs(model)]
+    Between measured epochs it is interpolated on a logarithmic scale, as NC1 falls by factors.
+    """
 
-    def at_fit(v: Lookup, model: str) -> float:
-        fit = min(FITTED, *(max(course(v, each))[0] for each in (TRADES, ADVERSARIAL)))
-        (before, low), *later = course(v, model)
-        for fitted, value in later:
-            if fitted >= fit:
-                share = min(max((fit - before) / (fitted - before), 0), 1) if fitted > before else 1
-                return low ** (1 - share) * value**share  # on a logarithmic scale, as NC1 falls by factors
-            before, low = fitted, value
-        raise KeyError(f"{model}: never fitted")
+    def course(name: str, of: str) -> list[float]:
+        return [v(name, of, epoch=epoch, **ATTACKED) for epoch in v.epochs(name)]
 
-    return tuple(lambda v, model=model: at_fit(v, model) for model in (TRADES, ADVERSARIAL))
+    fit = min(FITTED, *(max(course(name, "accuracy")) for name in (TRADES, ADVERSARIAL)))
+    fitted, values = course(model, "accuracy"), course(model, measure)
+    first = next(k for k, accuracy in enumerate(fitted) if accuracy >= fit)
+    if first == 0:
+        return values[0]
+    share = (fit - fitted[first - 1]) / (fitted[first] - fitted[first - 1])
+    return values[first - 1] ** (1 - share) * values[first] ** share
 
 
-_nc1_at_fit = ratio(*_at_equal_fit("nc1"))
+def _nc1_at_fit(v: Lookup) -> float:
+    return _at_equal_fit(v, TRADES, "nc1") / _at_equal_fit(v, ADVERSARIAL, "nc1")
 
 
 def _angle_at_fit(v: Lookup) -> float:
-    trades, adversarial = (of_model(v) for of_model in _at_equal_fit("angle"))
-    return trades - adversarial
+    return _at_equal_fit(v, TRADES, "angle") - _at_equal_fit(v, ADVERSARIAL, "angle")
 
 
 def _by_beta(v: Lookup) -> list[float]:
     """The angle between clean and attacked class means, from the smallest β to the largest."""
-    betas = v.records[v.records.measure == "beta_angle"]["view"].unique()
+    betas = [name.removeprefix(BY_BETA) for name in v.records.model.unique() if name.startswith(BY_BETA)]
     if len(betas) < 2:
         raise KeyError("TRADES: one β")
-    return [v(BETAS, "beta_angle", view=beta) for beta in sorted(betas, key=float)]
+    return [v(BY_BETA + beta, "angle", **ATTACKED) for beta in sorted(betas, key=float)]
 
 
 def _rise(v: Lookup) -> float:
@@ -92,14 +92,7 @@ def _rise(v: Lookup) -> float:
 
 def _free(measure: str) -> Value:
     """The largest value over β of a measure of free features."""
-
-    def largest(v: Lookup) -> float:
-        betas = v.records[v.records.model == FREE]["view"].unique()
-        if not len(betas):
-            raise KeyError(FREE)
-        return max(v(FREE, measure, view=beta) for beta in betas)
-
-    return largest
+    return lambda v: max(v(FREE, measure, view=beta) for beta in v.views(FREE, measure))
 
 
 _slopes = ratio(of(STANDARD, "slope"), of(ADVERSARIAL, "slope"))

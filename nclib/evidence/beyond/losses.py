@@ -45,10 +45,9 @@ def _spread(v: Lookup, measure: str, view: str = "clean", training: str = "stand
 
 def _window(v: Lookup) -> list[str]:
     """The budgets at which cross-entropy keeps neither almost all nor almost nothing. KeyError where there are none."""
-    records = v.records[(v.records.measure == "robust_accuracy") & (v.records.model == network("ce"))]
     inside = [
         e
-        for e in records["view"].unique()
+        for e in v.views(network("ce"), "robust_accuracy")
         if WINDOW[0] <= v("standard", "robust_accuracy", view=e, **TEST) <= WINDOW[1]
     ]
     if not inside:

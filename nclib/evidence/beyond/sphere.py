@@ -13,8 +13,7 @@ def _worst(measure: str) -> Value:
     """The largest value over the temperatures."""
 
     def worst(v: Lookup) -> float:
-        views = v.records[(v.records.model == POINTS) & (v.records.measure == measure)]["view"].unique()
-        found = [v(POINTS, measure, view=view) for view in views if view.startswith("tau ")]
+        found = [v(POINTS, measure, view=view) for view in v.views(POINTS, measure) if view.startswith("tau ")]
         if not found:
             raise KeyError(f"{POINTS}: {measure}")
         return max(found)
@@ -87,8 +86,7 @@ N5 = Claim("N5", "(ours) The network meets the floor of a ReLU, not the sphere's
 
 def _budgets(v: Lookup, model: str, measure: str) -> dict[str, float]:
     """A measure on test images by budget, the smallest first."""
-    found = v.records[(v.records.model == model) & (v.records.measure == measure)]
-    views = [view for view in found["view"].unique() if view.startswith("epsilon ")]
+    views = [view for view in v.views(model, measure) if view.startswith("epsilon ")]
     return {view: v(model, measure, view=view, split="test") for view in sorted(views, key=lambda w: float(w[8:]))}
 
 
