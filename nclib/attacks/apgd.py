@@ -54,6 +54,8 @@ def apgd(
     found, classes = x.clone(), max(map(needed, (y, *goals.values())))
     looked = lambda point: check_logits(model(point), len(point), classes)  # noqa: E731
     at = {"index": torch.arange(len(x), device=x.device), "x": x, "y": y, **goals}
+    if start is not None and start.shape != x.shape:
+        raise ValueError(f"start must be one point for each image, {tuple(x.shape)}, not {tuple(start.shape)}")
     begun = epsilon * _on_the_ball(x, norm, generator) if start is None else check_samples(model, start, y)[0] - x
     at["point"] = x + project(begun, x, epsilon, norm)
     with in_mode(model, "eval"):

@@ -65,7 +65,7 @@ def overview(table: pd.DataFrame):
     """Claims by row, profiles by column, verdicts coloured: from ``judged``."""
     wide = table.pivot_table(index=["id", "claim"], columns="profile", values="verdict", aggfunc="first", sort=False)
     wide = wide.fillna("not run").reset_index().rename_axis(columns=None)
-    return coloured(wide, list(wide.columns[2:]))
+    return coloured(wide, list(wide.columns[2:])).set_properties(subset=["claim"], **{"min-width": "15em"})
 
 
 def coloured(table: pd.DataFrame, columns: list[str]):

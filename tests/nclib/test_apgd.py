@@ -85,6 +85,8 @@ def test_it_begins_where_it_is_told(net, norm, epsilon):
     torch.testing.assert_close(near, x + project(far - x, x, epsilon, norm))
     with pytest.raises(ValueError, match=r"pixels must lie in \[0, 1\]"):
         nc.apgd(model, x, y, epsilon, steps=1, norm=norm, start=far + 2)
+    with pytest.raises(ValueError, match="start must be one point for each image"):
+        nc.apgd(model, x, y, epsilon, steps=1, norm=norm, start=far[:, :, :1, :1])
 
 
 @pytest.mark.parametrize("found, rounds", [([0], 1), ([2, 0], 2), ([2, 2, 2, 2], 3), ([1], 1)])
