@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .checks import check_count
 from .known import NETWORKS, named
 
-HEADS = ("linear", "sphere", "rows", "decayed")
+HEADS = ("linear", "sphere", "rows", "decayed", "simplex")
 
 
 class Normalize(nn.Module):
@@ -140,7 +140,20 @@ def _with_head(model: nn.Sequential, head: str, temperature: float) -> nn.Sequen
         model.head.bias = None
     if head in ("sphere", "rows"):
         unit_rows_(model.head)
+    if head == "simplex":
+        model.head = _simplex_head(model.head)
     return model
+
+
+def _simplex_head(head: nn.Linear) -> nn.Linear:
+    """A layer whose rows (C, d) are a simplex of unit vectors, turned at random, and stay so (Zhu et al. 2021)."""
+    C, d = head.weight.shape
+    if d < C:
+        raise ValueError(f"a simplex of {C} classes, turned at random, needs {C} features or more, not {d}")
+    fixed = nn.Linear(d, C, bias=False).requires_grad_(False)
+    turned = torch.linalg.qr(torch.randn(d, C)).Q
+    fixed.weight.copy_(F.normalize(torch.eye(C) - 1 / C) @ turned.T)
+    return fixed
 
 
 preactresnet8 = partial(preactresnet, blocks=(1, 1, 1))
@@ -152,7 +165,8 @@ def build(
 ) -> nn.Sequential:
     """A freshly initialised network for images of ``shape`` (channels, height, width).
 
-    ``head``: "linear"; "rows" of unit length; "sphere": features and rows of unit length, times ``temperature``.
+    ``head``: "linear"; "rows" of unit length; "sphere": features and rows of unit length, times ``temperature``;
+    "simplex": rows fixed at a simplex.
     Images above 64 pixels get the authors' ImageNette variant (a strided stem). Initialisation draws
     from torch's global generator. Raises ValueError for an unknown architecture or too small an image.
     """

@@ -15,9 +15,9 @@ from .apgd import apgd
 from .square import square
 
 Model = Callable[[Tensor], Tensor]
-STEPS, QUERIES = 30, 500  # of auto-PGD, and of Square beside so many; with fewer steps, fewer in proportion
 APPROACH = ((3, 1 / 3), (2, 1 / 3), (1, 2 / 3))  # budgets in units of epsilon, and the share of the steps at each
-ROUNDS, FINDS = 3, 0.005  # at most so many rounds; a next one where Square, at the last one's end, found such a share
+QUERIES = 1.3  # of Square, for each step of the gradient attacks before it: about their time
+ROUNDS, FINDS = 3, 0.02  # at most so many rounds; a next one where Square took such a share of what gradients had left
 PROBED = 64  # images that a model is tried on before it is attacked
 
 
@@ -33,7 +33,7 @@ def unit_logits(model: Model) -> Model:
 
 
 def robust_mask(
-    model: Model, x: Tensor, y: Tensor, epsilon: float = 8 / 255, norm: str = "linf", steps: int = STEPS,
+    model: Model, x: Tensor, y: Tensor, epsilon: float = 8 / 255, norm: str = "linf", steps: int = 30,
     targets: int = 9, generator: Generator | None = None, batch: int = 512,
 ) -> Tensor:  # fmt: skip
     """Which samples keep their label under every one of several attacks: (N,) bool (after Croce & Hein 2020).
@@ -60,19 +60,21 @@ def _survivors(model: Model, x: Tensor, y: Tensor, steps: int, targets: int, opt
     standing = logits.argmax(1) == y
     others = logits.scatter(1, y[:, None], -inf).topk(min(targets, logits.shape[1] - 1), dim=1).indices
 
-    def strike(attack: Callable, *goal: Tensor) -> int:
-        """Attack what still stands; how many fell."""
+    def strike(attack: Callable, *goal: Tensor) -> float:
+        """Attack what still stands; the share of it that fell."""
         left = standing.nonzero().flatten()
         if len(left):
             attacked = attack(model, x[left], y[left], *(part[left] for part in goal), **options)
             standing[left] = model(attacked).argmax(1) == y[left]
-        return len(left) - int(standing.sum())
+        return (len(left) - int(standing.sum())) / max(len(left), 1)
 
+    passes = steps * (1 + others.shape[1] * sum(share for _, share in APPROACH))
+    blind = partial(square, queries=max(1, round(QUERIES * passes)))
     strike(partial(apgd, steps=steps))
     for _ in range(ROUNDS):
         for goal in others.T:
             strike(partial(_from_afar, steps=steps), goal)
-        if strike(partial(square, queries=max(1, QUERIES * steps // STEPS))) < FINDS * len(x):
+        if strike(blind) < FINDS:
             break
     return standing
 

@@ -1,5 +1,6 @@
 """The training loop, an epoch at a time: images in, better weights out. Writes no file and measures nothing."""
 
+from functools import partial
 from hashlib import sha256
 
 import torch
@@ -62,6 +63,18 @@ def decay(recipe: Recipe, model: nn.Module, features: Tensor) -> Tensor:
     return recipe.head_decay / 2 * (model.head.weight.square().sum() + check_logits(features).square().sum())
 
 
+def moved(x: Tensor, generator: Generator, mirror: bool) -> Tensor:
+    """Each image (N, C, H, W) moved by up to an eighth of its side either way, zeros from beyond its edges, and, where
+    ``mirror``, half of them mirrored (He et al. 2016)."""
+    n, _, height, width = x.shape
+    reach, draw = max(height // 8, 1), partial(torch.randint, generator=generator, device=x.device)
+    row, column = (torch.arange(side, device=x.device) + draw(2 * reach + 1, (n, 1)) for side in (height, width))
+    if mirror:
+        column = torch.where(draw(2, (n, 1)).bool(), column.flip(1), column)
+    image = torch.arange(n, device=x.device)[:, None, None]
+    return F.pad(x, [reach] * 4)[image, :, row[:, :, None], column[:, None, :]].permute(0, 3, 1, 2)
+
+
 def train_epoch(
     model: nn.Module, optimizer, recipe: Recipe, train: Split, compute: Compute, epoch: int, kept: list | None = None
 ) -> None:
@@ -73,13 +86,16 @@ def train_epoch(
     # The release never leaves the attack's eval mode again: in TRADES its batch norm stays untrained.
     model.train(not (recipe.training == "trades" and recipe.trades_batchnorm == "published"))
     order = torch.randperm(len(train), generator=_generator("cpu", recipe.seed, epoch, 0))
-    attack_generator = _generator(compute.device, recipe.seed, epoch, 1)
+    attack_generator, moves = (_generator(compute.device, recipe.seed, epoch, purpose) for purpose in (1, 2))
     rate = learning_rate(recipe, epoch)
     for group in optimizer.param_groups:
         group["lr"] = rate
     losses = []
     for index in order.to(compute.device).split(recipe.batch):
-        x, y = compute.lay_out(pixels(train.images[index])), train.labels[index]
+        x, y = pixels(train.images[index]), train.labels[index]
+        if recipe.augmentation != "none":
+            x = moved(x, moves, mirror=recipe.augmentation == "flip")
+        x = compute.lay_out(x)
         with compute.autocast():
             loss, x_adv = batch_loss(model, recipe, x, y, attack_generator)
         optimizer.zero_grad(set_to_none=True)

@@ -16,8 +16,10 @@ VERSIONS = {name: entry.version for table in TABLES.values() for name, entry in 
     "standard": 1, "adversarial": 1, "trades": 1,
     "linf": 1, "l2": 1,
     "smoothing": 1, "focal": 1, "squared": 1,
-    "sphere": 1, "rows": 2, "decayed": 1,
+    "sphere": 1, "rows": 2, "decayed": 1, "simplex": 1,
+    "shift": 1, "flip": 1,
 }  # fmt: skip
+USUAL = ("ce", "linear", "none")  # loss, head and augmentation that no name mentions
 DECAYED = ("rows", "decayed")  # heads whose rows and features are decayed
 WEIGHTLESS = ("test_per_class", "perturbations", "precision")  # change what is measured, or the folder, not the key
 ATTACK_ONLY = ("norm", "epsilon", "step", "steps", "attack_batchnorm", "perturbations")
@@ -49,7 +51,10 @@ class Recipe:
         Attacks in training stay those of cross-entropy.
     head : "linear"; "sphere": features and rows of length 1, logits times ``temperature``, no bias; "decayed":
         ``head_decay`` / 2 times the squared lengths of rows and batch features joins the loss; "rows": the same with
-        rows of length 1 (Yaras et al. 2022: its subject, its baseline in the text, its baseline as released).
+        rows of length 1 (Yaras et al. 2022: its subject, its baseline in the text, its baseline as released);
+        "simplex": rows fixed at a simplex, no bias (Zhu et al. 2021).
+    augmentation : "none"; "shift": training images moved by up to an eighth of their side; "flip": half of them
+        mirrored, too.
     precision : "float32", "bfloat16", or "auto": bfloat16 where the device gains from it, and a run of either where
         one is kept.
     seed : initialisation, data order and attack starts.
@@ -75,9 +80,10 @@ class Recipe:
     smoothing: float = 0.05
     gamma: float = 3.0
     target: float = 1.0
-    head: Literal["linear", "sphere", "rows", "decayed"] = "linear"
+    head: Literal["linear", "sphere", "rows", "decayed", "simplex"] = "linear"
     temperature: float = 1.0
     head_decay: float = 1e-4
+    augmentation: Literal["none", "shift", "flip"] = "none"
     perturbations: Literal["fresh", "stale"] = "fresh"
     epochs: int = 100
     batch: int = 128
@@ -122,9 +128,10 @@ class Recipe:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """What ``VERSIONS`` counts of this recipe: data set, network, training, its attack's norm, loss, head."""
-        norm, usual = [self.norm] if self.attacked else [], ("ce", "linear")
-        unusual = [part for part in (self.loss, self.head) if part not in usual]
+        """What ``VERSIONS`` counts of this recipe: data set, network, training, its attack's norm, and what of loss,
+        head and augmentation is not as usual."""
+        norm = [self.norm] if self.attacked else []
+        unusual = [part for part in (self.loss, self.head, self.augmentation) if part not in USUAL]
         return (self.dataset, self.architecture, self.training, *norm, *unusual)
 
     @property
@@ -150,7 +157,7 @@ class Recipe:
         ordinary = not self.attacked or self.attack_batchnorm == "eval"
         name = self.training if ordinary else f"{self.training} (train-mode attack)"
         head = f"sphere, temperature {self.temperature:g}" if self.head == "sphere" else self.head
-        return ", ".join([name, *(part for part in (self.loss, head) if part not in ("ce", "linear"))])
+        return ", ".join([name, *(part for part in (self.loss, head, self.augmentation) if part not in USUAL)])
 
     @property
     def label(self) -> str:
