@@ -13,7 +13,7 @@ from IPython.display import HTML
 
 from ..seeds import ENOUGH, words
 from .claims import Finding as Measured
-from .claims import judge
+from .claims import Judgement, judge
 from .ledger import CLAIMS, tag
 from .sentences import said
 
@@ -60,35 +60,34 @@ FINDINGS = (
 )  # fmt: skip
 
 
-def measured(claim_id: str, records: pd.DataFrame):
-    """The judgement of one claim, by its id."""
-    return judge(next(claim for claim in CLAIMS if claim.id == claim_id), records)
+def measured(claim_id: str, records: pd.DataFrame, profile: str) -> dict[str, Judgement]:
+    """The judgements of one claim, by its id: of this profile first, then of all that have records of its chapter."""
+    claim = next(claim for claim in CLAIMS if claim.id == claim_id)
+    of_chapter = records[records.chapter == claim.chapter]
+    found = {name: judge(claim, rows) for name, rows in of_chapter.groupby("profile", sort=False)}
+    return {profile: found.pop(profile, Judgement("not run")), **found}
 
 
-def told(finding: Finding, records: pd.DataFrame, profile: str) -> HTML:
-    """A finding in words, as one profile's records have it; what other profiles say stands beside."""
-    chapter = next(claim.chapter for claim in CLAIMS if claim.id == finding.claim)
-    others = [p for p in dict.fromkeys(records.profile[records.chapter == chapter]) if p != profile]
-    verdict, lines = measured(finding.claim, records[records.profile == profile]).verdict, []
-    for name in (profile, *others):
-        found = measured(finding.claim, records[records.profile == name])
-        if name == profile or found.seeds:
-            words_of = f"<em>On {name}, {words(found.seeds)}: {found.verdict}.</em>"
-            lines.append(f"{words_of} {escape(found.measured(), quote=False)}")
-    first = f"{finding.thought} <strong>{said(finding.claim, verdict)}</strong>"
+def told(finding: Finding, found: dict[str, Judgement], profile: str) -> HTML:
+    """A finding in words, as one profile's judgement has it; what other profiles say stands beside."""
+    lines = []
+    for name, judgement in found.items():
+        if name == profile or judgement.seeds:
+            words_of = f"<em>On {name}, {words(judgement.seeds)}: {judgement.verdict}.</em>"
+            lines.append(f"{words_of} {escape(judgement.measured(), quote=False)}")
+    first = f"{finding.thought} <strong>{said(finding.claim, found[profile].verdict)}</strong>"
     last = f"<em>Where it is weakest.</em> {finding.weakest}"
     return HTML("".join(f"<p>{line}</p>" for line in (first, *lines, last)))
 
 
-def drawn(finding: Finding, records: pd.DataFrame, profile: str):
+def drawn(finding: Finding, found: dict[str, Judgement], profile: str):
     """The conditions of a finding's claim, a panel each: mean and interval over seeds of every profile, threshold."""
     import matplotlib.pyplot as plt  # here, as only a page draws
 
     from .. import figures
 
     chapter = next(claim.chapter for claim in CLAIMS if claim.id == finding.claim)
-    found = {p: measured(finding.claim, of).findings for p, of in records.groupby("profile", sort=False)}
-    found = {p: findings for p, findings in found.items() if findings}
+    found = {name: judgement.findings for name, judgement in found.items() if judgement.findings}
     count = max((len(findings) for findings in found.values()), default=0)
     figure, axes = plt.subplots(
         max(count, 1), 1, figsize=(6, 1.1 * max(count, 1) + 0.4), layout="constrained", squeeze=False
@@ -129,7 +128,8 @@ def page(records: pd.DataFrame, profile: str) -> dict:
     """All that the page of findings shows, by name: a text and a figure for each."""
     out = {}
     for finding in FINDINGS:
+        found = measured(finding.claim, records, profile)
         label = f"{finding.title} Mean, interval and threshold of every condition of claim {finding.claim}."
-        out[f"text_{tag(finding.claim)}"] = told(finding, records, profile)
-        out[f"figure_{tag(finding.claim)}"] = as_html(drawn(finding, records, profile), label)
+        out[f"text_{tag(finding.claim)}"] = told(finding, found, profile)
+        out[f"figure_{tag(finding.claim)}"] = as_html(drawn(finding, found, profile), label)
     return out

@@ -1,6 +1,7 @@
 """The ledger: every claim judged on every profile's records, as tables and boxes; and what the records cost."""
 
 import re
+from collections.abc import Iterator
 
 import pandas as pd
 from IPython.display import HTML, Markdown
@@ -8,7 +9,7 @@ from IPython.display import HTML, Markdown
 from ..runtime import home
 from ..seeds import words
 from . import beyond, paper
-from .claims import Case, Claim, decide, judge
+from .claims import Case, Claim, Judgement, decide, judge
 from .companions import COMPANIONS
 from .pages import Page, glue, in_the_book
 from .records import of, origins, own, recorded
@@ -36,12 +37,16 @@ def judged(records: pd.DataFrame, claims: tuple[Claim, ...] = CLAIMS) -> pd.Data
     """One row per claim and profile: id, claim, rule, profile, seeds, measured, verdict, chapter, figure."""
     out = []
     for profile, of_profile in records.groupby("profile", sort=False):
-        cases = {chapter: Case(of_chapter) for chapter, of_chapter in of_profile.groupby("chapter")}
-        for claim in claims:
-            found = decide(claim, cases.get(claim.chapter) or Case(of_profile[:0]))
+        for claim, found in _decided(of_profile, claims):
             row = (claim.id, claim.text, claim.rule, profile, found.seeds, found.measured(), found.verdict)
             out.append((*row, claim.chapter, claim.figure))
     return pd.DataFrame(out, columns=COLUMNS)
+
+
+def _decided(records: pd.DataFrame, claims: tuple[Claim, ...]) -> Iterator[tuple[Claim, Judgement]]:
+    """Claims, judged on the records of one profile, which are looked through once for each chapter."""
+    cases, nothing = {chapter: Case(of) for chapter, of in records.groupby("chapter")}, Case(records[:0])
+    return ((claim, decide(claim, cases.get(claim.chapter, nothing))) for claim in claims)
 
 
 def verdicts(page: Page):
@@ -151,8 +156,8 @@ def against_paper(records: pd.DataFrame, profile: str):
 
         given = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     rows = []
-    for claim in CLAIMS:
-        findings = {f.condition.name: f.mean for f in judge(claim, records[records.profile == profile]).findings}
+    for claim, judgement in _decided(records[records.profile == profile], CLAIMS):
+        findings = {f.condition.name: f.mean for f in judgement.findings}
         names = [condition.name for condition in claim.conditions]
         if strange := set(given.get(claim.id, {})) - set(names):
             raise ValueError(f"{file.name}: {claim.id} has no figure {min(strange)!r}; choose from {', '.join(names)}")

@@ -43,6 +43,8 @@ def cases() -> dict[str, Recipe]:
         out[loss] = out["preactresnet8 standard"].but(loss=loss)
     for head in recipes.choices("head")[1:]:
         out[head] = out["preactresnet8 standard"].but(head=head, temperature=5.0, head_decay=0.1)
+    for augmentation in recipes.choices("augmentation")[1:]:
+        out[augmentation] = out["preactresnet8 standard"].but(augmentation=augmentation)
     out["statistics anew"] = out["preactresnet8 standard"].but(reestimate=True)
     return out
 

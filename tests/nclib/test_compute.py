@@ -107,7 +107,7 @@ def test_a_precision_that_training_does_not_know_is_named():
         dict(training="adversarial", norm="l2"),
         dict(training="trades"),
         *(dict(loss=loss) for loss in ("smoothing", "focal", "squared")),
-        *(dict(head=head) for head in ("sphere", "rows", "decayed")),
+        *(dict(head=head) for head in ("sphere", "rows", "decayed", "simplex")),
     ],
 )
 def test_all_of_a_training_step_is_where_the_network_is(options):
@@ -117,7 +117,7 @@ def test_all_of_a_training_step_is_where_the_network_is(options):
     loss, attacked = epochs.batch_loss(model, recipe, *data.train, None)
     loss.backward()
     epochs.sgd(model, recipe).step()
-    assert loss.is_meta and attacked.is_meta and all(p.grad.is_meta for p in model.parameters())
+    assert loss.is_meta and attacked.is_meta and all(p.grad.is_meta for p in model.parameters() if p.requires_grad)
 
 
 # Randomness and gradients -------------------------------------------------------------------------

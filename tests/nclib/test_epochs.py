@@ -147,6 +147,49 @@ def test_rows_of_a_normalised_head_stay_of_length_one_and_a_killed_run_goes_on(t
         assert run.model.head.bias is None and run.model(x).abs().max() <= 5 + 1e-5
 
 
+def test_a_simplex_head_stands_still_while_features_learn(tmp_path):
+    run = fit(tmp_path, head="simplex", training="adversarial")
+    before, after = run.at(0).head, run.model.head
+    assert nc.simplex_gap(after.weight, after.weight) < 1e-6 and after.bias is None
+    torch.testing.assert_close(after.weight.norm(dim=1), torch.ones(10))
+    assert torch.equal(before.weight, after.weight) and not torch.equal(run.at(0).stem.weight, run.model.stem.weight)
+    other = epochs.network(run.recipe.but(seed=2), run.data).head.weight
+    assert not torch.allclose(other, after.weight, atol=0.1)
+
+
+@pytest.mark.parametrize("mirror, sides", [(False, (16, 24)), (True, (24, 16))])
+def test_moved_images_are_windows_of_the_padded_ones(mirror, sides):
+    """Every window within an eighth of a side comes up, and no other, in as many mirrored forms as asked for."""
+    x = (torch.arange(2 * sides[0] * sides[1]) + 1.0).view(1, 2, *sides)
+    reach = sides[0] // 8
+    padded, seen = torch.nn.functional.pad(x[0], [reach] * 4), set()
+    windows = {}
+    for row in range(2 * reach + 1):
+        for column in range(2 * reach + 1):
+            window = padded[:, row : row + sides[0], column : column + sides[1]]
+            windows[window.numpy().tobytes()] = row, column, False
+            windows[window.flip(2).contiguous().numpy().tobytes()] = row, column, True
+    many = epochs.moved(x.expand(2000, -1, -1, -1), torch.Generator().manual_seed(0), mirror)
+    for image in many:
+        seen.add(windows[image.contiguous().numpy().tobytes()])
+    assert len(seen) == (2 * reach + 1) ** 2 * (2 if mirror else 1) and {flip for *_, flip in seen} <= {False, mirror}
+    again = epochs.moved(x.expand(2000, -1, -1, -1), torch.Generator().manual_seed(0), mirror)
+    assert torch.equal(again, many)
+
+
+@pytest.mark.parametrize("augmentation", ["shift", "flip"])
+def test_augmentation_changes_what_is_trained_on_and_nothing_else(tmp_path, monkeypatch, augmentation):
+    asked = []
+    real = epochs.moved
+    monkeypatch.setattr(epochs, "moved", lambda *a, **k: asked.append(k["mirror"]) or real(*a, **k))
+    run = fit(tmp_path, augmentation=augmentation)
+    count = len(asked)
+    assert count and set(asked) == {augmentation == "flip"}
+    nc.history(run), nc.features(run.model, run.data.train.images)
+    assert len(asked) == count and torch.equal(run.data.train.images, fit(tmp_path).data.train.images)
+    assert not torch.equal(run.model.head.weight, fit(tmp_path).model.head.weight)
+
+
 @pytest.mark.parametrize("head", DECAYED)
 def test_a_decayed_head_pays_for_rows_and_features(head):
     recipe, data = Recipe(head=head, head_decay=0.5), nc.load("digits", per_class=2)

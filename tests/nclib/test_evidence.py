@@ -14,6 +14,7 @@ from nclib.evidence import ledger, pages, provenance, records
 from nclib.evidence.claims import Claim, Condition, Lookup, at_most, judge
 from nclib.evidence.companions import COMPANIONS
 from nclib.evidence.pages import Page
+from nclib.evidence.sentences import said
 from nclib.seeds import interval, jackknife, whisker
 
 CHAPTERS = {claim.id: claim.chapter for claim in ledger.CLAIMS}
@@ -228,6 +229,7 @@ def test_the_papers_thresholds_have_not_moved():
 OURS = {
     "D2": "≤ 0.5, ≥ 0.75, ≤ 1.25", "D3": "≤ 0.5, ≥ 0.02", "D5": "≥ 0.7, ≥ 0.8, ≥ 3, ≤ 1.5", "D7": "≤ 15, ≥ 2, ≥ 1.5",
     "D4": "≥ 0.5, ≤ 1.5, ≤ 0", "D4a": "≤ 1e-08, ≤ 1, ≤ 0", "D8": "≥ 30, ≥ 0.6, ≤ 10",
+    "D3a": "≤ 0", "D8a": "≥ -0.01, ≤ 0.01",
 }  # fmt: skip
 
 
@@ -261,6 +263,27 @@ def test_d3_counts_the_fall_of_nc1_from_the_last_epoch_before_the_first_drop():
     rows += [row("adversarial", "accuracy", a, "untargeted", "test", epoch=e) for e, a in accuracy.items()]
     found = judgement("D3", rows)
     assert [f.mean for f in found.findings] == pytest.approx([2 / 8, 0.15]) and found.verdict == "holds"
+
+
+@pytest.mark.parametrize(
+    "plain, moving, expected",
+    [((0.3, 0.1), (0.32, 0.23), "holds"), ((0.3, 0.1), (0.3, 0.19), "holds in part"), ((0.3, 0.1), (0.4, 0.1), "fails"),
+     ((0.3, 0.29), (0.3, 0.3), "not applicable")],
+)  # fmt: skip
+def test_d3a_asks_for_half_the_fall_where_there_is_one(plain, moving, expected):
+    rows = []
+    for model, values in (("adversarial", plain), ("adversarial, augmented", moving)):
+        rows += [row(model, "accuracy", a, "untargeted", "test", epoch=e) for e, a in zip((4, 8), values)]
+    assert verdict("D3a", rows) == expected
+    assert "no fall to halve" in said("D3a", "not applicable")
+
+
+@pytest.mark.parametrize(
+    "fixed, expected", [(0.505, "holds"), (0.53, "holds in part"), (0.46, "holds in part"), (0.4, "fails")]
+)
+def test_d8a_asks_for_the_same_robustness_on_either_side(fixed, expected):
+    rows = [row(m, "accuracy", a, "worst", "test") for m, a in (("adversarial", 0.5), ("adversarial, simplex", fixed))]
+    assert verdict("D8a", rows) == expected
 
 
 def course(model, measure, values):

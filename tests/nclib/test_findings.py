@@ -1,6 +1,7 @@
 """The page of findings: each names a claim that is judged, and says what its verdict says."""
 
 import re
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -21,24 +22,22 @@ class TestFinding:
         assert f"findings-text-{tag}\n" in section and f"findings-figure-{tag}\n" in section
         assert f"`The claim <claim-{tag}>`" in section
 
-    def test_its_sentence_is_that_of_its_verdict(self, finding, monkeypatch):
-        everything = records.everything("digits")
-        real = findings.measured
+    def test_its_sentence_is_that_of_its_verdict(self, finding):
+        found = findings.measured(finding.claim, records.everything("digits"), "digits")
         for verdict in VERDICTS[:4]:
-            from dataclasses import replace
-
-            monkeypatch.setattr(findings, "measured", lambda *a, v=verdict: replace(real(*a), verdict=v))
-            text = findings.told(finding, everything, "digits").data
+            changed = {name: replace(judgement, verdict=verdict) for name, judgement in found.items()}
+            text = findings.told(finding, changed, "digits").data
             assert said(finding.claim, verdict) in text and finding.weakest in text
             assert not [v for v in VERDICTS[:4] if v != verdict and said(finding.claim, v) in text]
 
     def test_its_figure_has_a_panel_for_each_condition_or_says_that_nothing_was_run(self, finding):
         claim = next(claim for claim in ledger.CLAIMS if claim.id == finding.claim)
         nothing = pd.DataFrame(columns=records.COLUMNS)
-        assert len(findings.drawn(finding, nothing, "digits").axes) == 1
-        everything = records.everything("digits")
-        figure = findings.drawn(finding, everything, "digits")
-        if findings.measured(finding.claim, everything[everything.profile == "digits"]).seeds:
+        unrun = findings.measured(finding.claim, nothing, "digits")
+        assert len(findings.drawn(finding, unrun, "digits").axes) == 1 and unrun["digits"].verdict == "not run"
+        found = findings.measured(finding.claim, records.everything("digits"), "digits")
+        figure = findings.drawn(finding, found, "digits")
+        if found["digits"].seeds:
             assert [axis.get_title("left") for axis in figure.axes][: len(claim.conditions)] == [
                 condition.rule for condition in claim.conditions
             ]

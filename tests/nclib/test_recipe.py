@@ -33,6 +33,7 @@ CHANGED = {  # another value for every field
     "head": "rows",
     "temperature": 10.0,
     "head_decay": 1e-3,
+    "augmentation": "flip",
     "perturbations": "stale",
     "epochs": 7,
     "batch": 64,
@@ -100,14 +101,14 @@ def test_a_new_field_a_new_choice_or_a_new_data_set_changes_no_key(monkeypatch):
 
     @dataclass(frozen=True)
     class Later(Recipe):
-        augmentation: str = "none"
+        curriculum: str = "none"
 
     old = Recipe(training="trades", epochs=7, norm="l2")
     fields_of_old = {field.name: getattr(old, field.name) for field in fields(old)}
     monkeypatch.setitem(recipe.VERSIONS, "svhn", 1)
-    monkeypatch.setitem(recipe.VERSIONS, "crop", 3)
+    monkeypatch.setitem(recipe.VERSIONS, "easy first", 3)
     assert Later(**fields_of_old).key == old.key
-    assert Later(**fields_of_old, augmentation="crop").key != old.key
+    assert Later(**fields_of_old, curriculum="easy first").key != old.key
 
 
 @pytest.mark.parametrize("part, concerned", [("l2", False), ("linf", True), ("trades", True), ("vgg11", False)])

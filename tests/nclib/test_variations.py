@@ -209,7 +209,8 @@ def test_arrays_and_lists_measure_as_the_tensors_they_are(net):
 
 @pytest.mark.parametrize("change, words", [
     (dict(width=0), "width must be 1 or more and whole, not 0"), (dict(num_classes=1), "num_classes must be 2 or more"),
-    (dict(head="cosine"), "unknown head 'cosine'; choose one of linear, sphere, rows, decayed"),
+    (dict(head="cosine"), "unknown head 'cosine'; choose one of linear, sphere, rows, decayed, simplex"),
+    (dict(head="simplex", width=2), "a simplex of 10 classes, turned at random, needs 10 features or more, not 8"),
     (dict(std=(0.0,)), "std above 0"), (dict(std=(0.5, 0.5)), "one number per channel"),
     (dict(shape=(3, 8, 8)), "mean has 1 numbers, the images 3 channels"),
 ])  # fmt: skip

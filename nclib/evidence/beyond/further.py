@@ -41,10 +41,19 @@ def _since_drop(v: Lookup) -> float:
     return v(ADVERSARIAL, "nc1", **ATTACKED) / v(ADVERSARIAL, "nc1", epoch=before[-1], **ATTACKED)
 
 
-def _fall(v: Lookup) -> float:
+def _fall(v: Lookup, model: str = ADVERSARIAL) -> float:
     """Robust test accuracy at its best epoch minus at the last."""
-    best = max(v(ADVERSARIAL, "accuracy", epoch=epoch, **ATTACKED_TEST) for epoch in v.epochs(ADVERSARIAL))
-    return best - v(ADVERSARIAL, "accuracy", **ATTACKED_TEST)
+    best = max(v(model, "accuracy", epoch=epoch, **ATTACKED_TEST) for epoch in v.epochs(model))
+    return best - v(model, "accuracy", **ATTACKED_TEST)
+
+
+_FALL = Condition("robust test accuracy, best epoch − last", _fall, "≥", 0.02, "above 0 on the mean curve",
+                  lambda v: _fall(v) > 0)  # fmt: skip
+
+
+def _apart(v: Lookup) -> float:
+    worst = dict(view="worst", split="test")
+    return v("adversarial, simplex", "accuracy", **worst) - v(ADVERSARIAL, "accuracy", **worst)
 
 
 TRADES, FREE = "TRADES (fixed)", "free features"
@@ -108,9 +117,12 @@ CLAIMS = (
     Claim("D3", "(ours, after a first look) Who collapses on attacks overfits to them", "adversarial-training",
           "fig-robust-new", (
         at_most("NC1 on attacked training data, last epoch / first drop", _since_drop, 0.5, log=True, way=1),
-        Condition("robust test accuracy, best epoch − last", _fall, "≥", 0.02, "above 0 on the mean curve",
-                  lambda v: _fall(v) > 0),
+        _FALL,
     )),
+    Claim("D3a", "(ours) Training images that move halve the fall", "adversarial-training", "fig-robust-new", (
+        at_most("fall of robust test accuracy, images that move − half of that without",
+                lambda v: _fall(v, "adversarial, augmented") - _fall(v) / 2, 0, way=0.02),
+    ), floor=_FALL, below="not applicable"),
     Claim("D4", "(ours) At equal fit TRADES has collapsed as far as adversarial training", "adversarial-training",
           "fig-robust-fit", (
         at_least("NC1 on attacked training data at equal fit, TRADES / adversarial", _nc1_at_fit, 0.5, log=True),
@@ -137,6 +149,11 @@ CLAIMS = (
         at_most("clean–attacked angle in degrees, train", of(ADVERSARIAL, "angle", **ATTACKED), 15, way=45),
         at_least("the same angle, test / train", _angles, 2, log=True, way=1),
         at_least("NC1 about the training centres under attack, test / train", _scatter, 1.5, log=True, way=1),
+    )),
+    Claim("D8a", "(ours) A head fixed to a simplex is as robust as one that learns", "adversarial-training",
+          "fig-robust-worst", (
+        at_least("worst-of-several accuracy, fixed head − free head", _apart, -0.01, way=-0.05),
+        at_most("worst-of-several accuracy, fixed head − free head", _apart, 0.01, way=0.05),
     )),
     Claim("D8", "(ours) Leaps transfer between standard networks, and not into a robust one", "layers",
           "fig-layers-transfer", (
@@ -165,6 +182,24 @@ SAID = {
         "by less than was set.",
         "fails": "Collapse on attacked training data and a fall of robust test accuracy do not go together here.",
         "about": "collapse on attacks goes with robust overfitting",
+    },
+    "D3a": {
+        "holds": "With training images that are moved about, robust accuracy on new images falls by half as much at "
+        "most.",
+        "holds in part": "With training images that are moved about, robust accuracy on new images falls less, but by "
+        "more than half.",
+        "fails": "Training images that are moved about do not lessen the fall of robust accuracy on new images.",
+        "not applicable": "Robust accuracy on new images hardly falls here, so there is no fall to halve.",
+        "about": "moving the training images about halves the fall of robust accuracy",
+    },
+    "D8a": {
+        "holds": "A classifier that is put at a simplex before training, and left there, is as robust as one that "
+        "learns.",
+        "holds in part": "A classifier that is put at a simplex and left there is nearly as robust as one that learns, "
+        "or a little more so.",
+        "fails": "A classifier that is put at a simplex and left there is not as robust as one that learns, or far "
+        "more so.",
+        "about": "a classifier fixed at a simplex is as robust as one that learns",
     },
     "D4": {
         "holds": "Where TRADES fits its attacked training images as well as adversarial training does, it has "
