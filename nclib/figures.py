@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from hashlib import sha256
 from html import escape
+from itertools import cycle
 from pathlib import Path
 from string import Template
 
@@ -22,7 +23,7 @@ from matplotlib_inline.backend_inline import set_matplotlib_formats
 from .seeds import whisker
 
 # Okabe and Ito's colours: told apart by the colour-blind and in grey print.
-BLUE, ORANGE, GREEN, PINK, SKY, RED, BLACK = (
+SPARE = BLUE, ORANGE, GREEN, PINK, SKY, RED, BLACK = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#333333",
 )  # fmt: skip
 COLORS = {
@@ -290,7 +291,7 @@ def bars(
 
 def _palette(values: pd.Series) -> dict[str, str]:
     names = list(dict.fromkeys(values))
-    spare = iter(sns.color_palette("colorblind"))
+    spare = cycle([color for color in SPARE if color not in map(COLORS.get, names)])
     return {name: COLORS.get(name) or next(spare) for name in names}
 
 
