@@ -104,6 +104,13 @@ def moving_line(words: str) -> None:
         print("\r" + words[:width].ljust(width), end="\r", file=sys.stderr, flush=True)
 
 
+def networks(root: Path, shipped: bool | None = None) -> list[Path]:
+    """Where trained networks are looked for: in ``root`` and then, unless ``shipped`` is False or, by default,
+    NCLIB_FRESH is set, among those that travel with the book."""
+    wanted = not os.environ.get("NCLIB_FRESH") if shipped is None else shipped
+    return [root, *(sorted((home() / "results").glob("*/networks")) if wanted else [])]
+
+
 def note_use(what: str) -> None:
     """Where the runner asks for it (``NCLIB_USED`` names a file), a line for every network that a page uses."""
     if path := os.environ.get("NCLIB_USED"):

@@ -5,14 +5,13 @@
 """
 
 import json
-import os
 import time
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
 from ..evidence.provenance import environment
-from ..runtime import alone, changed, home, log, note_use, write
+from ..runtime import alone, changed, home, log, networks, note_use, write
 
 RECORD, WEIGHTS = "kept.json", "weights.safetensors"
 
@@ -49,8 +48,7 @@ def kept(name: str, settings: dict, make: Callable[[], dict]) -> Kept:
     """
     folder = f"{key(name, settings)}-{name}"
     path = home() / "runs" / folder
-    shipped = [] if os.environ.get("NCLIB_FRESH") else sorted((home() / "results").glob(f"*/networks/{folder}"))
-    found = next(filter(_sound, (path, *shipped)), None)
+    found = next(filter(_sound, (place / folder for place in networks(path.parent))), None)
     if found is None:
         with alone(path / "lock", name):
             if not _sound(path):  # another process may have made it meanwhile

@@ -8,7 +8,6 @@ stale perturbations where a recipe asks for them, and, written last, ``recipe.js
 import copy
 import inspect
 import json
-import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -31,7 +30,7 @@ from ..measures.history import history
 from ..measures.layers import outputs
 from ..measures.views import View
 from ..models import in_mode
-from ..runtime import alone, home, log, note_use, progress, spread, write
+from ..runtime import alone, home, log, networks, note_use, progress, spread, write
 from . import checkpoint
 from .checkpoint import RECORD, Checkpoint, name_of
 from .epochs import network, reestimate_statistics, sgd, train_epoch
@@ -201,11 +200,9 @@ def _try(model: nn.Module, data: Dataset) -> None:
 
 def find(recipe: Recipe, dtype: str, root: Path, shipped: bool | None = None, own: str = "") -> Path | None:
     """The folder of a finished run: here before there, in the dtype that fits the device, or was asked for, first."""
-    shipped = not os.environ.get("NCLIB_FRESH") if shipped is None else shipped
     dtypes = sorted(("float32", "bfloat16"), key=lambda name: name != dtype)
     asked = dtypes if recipe.precision == "auto" else [recipe.precision]
-    places = [root, *(sorted((home() / "results").glob("*/networks")) if shipped else [])]
-    for path in (place / f"{recipe.key}{own}-{name}" for place in places for name in asked):
+    for path in (place / f"{recipe.key}{own}-{name}" for place in networks(root, shipped) for name in asked):
         if not (wrong := checkpoint.fault(recipe, path)):
             return path
         if wrong != checkpoint.UNFINISHED and path.parent != root:
