@@ -14,7 +14,7 @@ from IPython.display import HTML
 from ..seeds import ENOUGH, words
 from .claims import Finding as Measured
 from .claims import Judgement, judge
-from .ledger import CLAIMS, tag
+from .ledger import claim_of, tag
 from .sentences import said
 
 
@@ -66,7 +66,7 @@ FINDINGS = (
 
 def measured(claim_id: str, records: pd.DataFrame, profile: str) -> dict[str, Judgement]:
     """The judgements of one claim, by its id: of this profile first, then of all that have records of its chapter."""
-    claim = next(claim for claim in CLAIMS if claim.id == claim_id)
+    claim = claim_of(claim_id)
     of_chapter = records[records.chapter == claim.chapter]
     found = {name: judge(claim, rows) for name, rows in of_chapter.groupby("profile", sort=False)}
     return {profile: found.pop(profile, Judgement("not run")), **found}
@@ -90,7 +90,6 @@ def drawn(finding: Finding, found: dict[str, Judgement], profile: str):
 
     from .. import figures
 
-    chapter = next(claim.chapter for claim in CLAIMS if claim.id == finding.claim)
     found = {name: judgement.findings for name, judgement in found.items() if judgement.findings}
     count = max((len(findings) for findings in found.values()), default=0)
     figure, axes = plt.subplots(
@@ -98,7 +97,8 @@ def drawn(finding: Finding, found: dict[str, Judgement], profile: str):
     )
     for row, (axis,) in enumerate(axes):
         if not found:
-            axis.text(0.5, 0.5, f"{chapter}: not run", ha="center", va="center", transform=axis.transAxes)
+            nothing = f"{claim_of(finding.claim).chapter}: not run"
+            axis.text(0.5, 0.5, nothing, ha="center", va="center", transform=axis.transAxes)
             axis.set_axis_off()
             continue
         for place, (name, findings) in enumerate(found.items()):

@@ -28,9 +28,14 @@ GROUND = {
 COLUMNS = ["id", "claim", "rule", "profile", "seeds", "measured", "verdict", "chapter", "figure"]
 
 
+def claim_of(claim_id: str) -> Claim:
+    """A claim by its id."""
+    return next(claim for claim in CLAIMS if claim.id == claim_id)
+
+
 def verdict(claim_id: str, records: pd.DataFrame) -> str:
     """The verdict on one claim, by its id."""
-    return judge(next(claim for claim in CLAIMS if claim.id == claim_id), records).verdict
+    return judge(claim_of(claim_id), records).verdict
 
 
 def judged(records: pd.DataFrame, claims: tuple[Claim, ...] = CLAIMS) -> pd.DataFrame:
