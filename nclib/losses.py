@@ -30,9 +30,8 @@ def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     """
     ranked = logits.topk(min(4, logits.shape[1]), dim=1).values
     gap = (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
-    return gap / (
-        ranked[:, 0] - ranked[:, 2:].mean(1) if logits.shape[1] > 2 else ranked[:, 0] - ranked[:, 1]
-    ).clamp_min(1e-12)
+    others = ranked[:, 2:] if logits.shape[1] > 2 else ranked[:, 1:]
+    return gap / (ranked[:, 0] - others.mean(1)).clamp_min(1e-12)
 
 
 def kl(logits: Tensor, reference: Tensor) -> Tensor:

@@ -24,17 +24,10 @@ def checkpoints(steps: int) -> list[int]:
 
 
 def apgd(
-    model: Callable[[Tensor], Tensor],
-    x: Tensor,
-    y: Tensor,
-    epsilon: float = 8 / 255,
-    steps: int = 50,
-    norm: str = "linf",
-    loss: str = "ce",
-    targets: Tensor | None = None,
-    generator: Generator | None = None,
+    model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, epsilon: float = 8 / 255, steps: int = 50,
+    norm: str = "linf", loss: str = "ce", targets: Tensor | None = None, generator: Generator | None = None,
     start: Tensor | None = None,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Attack labels y of images x (N, C, H, W) within epsilon, from ``start`` or from a random point on the ball.
 
     loss : "ce", "margin" or "dlr"; with ``targets`` (N,) the targeted DLR (eq. 9) instead. The step starts at

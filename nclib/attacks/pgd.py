@@ -16,19 +16,10 @@ from ..models import in_mode, statistics_kept
 
 
 def pgd(
-    model: Callable[[Tensor], Tensor],
-    x: Tensor,
-    y: Tensor,
-    epsilon: float | Tensor = 8 / 255,
-    step: float | Tensor | None = None,
-    steps: int = 10,
-    norm: str = "linf",
-    targeted: bool = False,
-    loss: str = "ce",
-    start: str | None = "uniform",
-    generator: Generator | None = None,
-    mode: str | None = None,
-) -> Tensor:
+    model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, epsilon: float | Tensor = 8 / 255,
+    step: float | Tensor | None = None, steps: int = 10, norm: str = "linf", targeted: bool = False, loss: str = "ce",
+    start: str | None = "uniform", generator: Generator | None = None, mode: str | None = None,
+) -> Tensor:  # fmt: skip
     """Projected gradient descent (Madry et al. 2018): maximise a loss in an epsilon-ball around x.
 
     model : pixels (N, C, H, W) in [0, 1] to logits (N, classes). x : float pixels; y : labels (N,), the

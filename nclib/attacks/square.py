@@ -16,14 +16,9 @@ SHARE = 0.8  # of the image, the first window's area
 
 @torch.no_grad()
 def square(
-    model: Callable[[Tensor], Tensor],
-    x: Tensor,
-    y: Tensor,
-    epsilon: float = 8 / 255,
-    queries: int = 500,
-    norm: str = "linf",
-    generator: Generator | None = None,
-) -> Tensor:
+    model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, epsilon: float = 8 / 255, queries: int = 500,
+    norm: str = "linf", generator: Generator | None = None,
+) -> Tensor:  # fmt: skip
     """Attack labels y of images x (N, C, H, W) with changes in random windows, kept where the margin grows.
 
     Blind to gradients, so neither saturation nor rounding hides a point from it. Returns points within epsilon and

@@ -68,13 +68,9 @@ def combined(own: WithinPass, about: WithinPass | None = None) -> dict[str, floa
 
 
 def measure(
-    features: Tensor,
-    labels: Tensor,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    num_classes: int | None = None,
-    centers: ClassMeans | Tensor | None = None,
-) -> dict[str, float]:
+    features: Tensor, labels: Tensor, weight: Tensor | None = None, bias: Tensor | None = None,
+    num_classes: int | None = None, centers: ClassMeans | Tensor | None = None,
+) -> dict[str, float]:  # fmt: skip
     """Every collapse measure of one set of features (Papyan, Han & Donoho 2020; Su et al. 2024, section 3).
 
     Takes features (N, d) or (N, ...), any float type; labels (N,), integers in 0..C-1; weight (C, d), bias (C,) of the

@@ -53,13 +53,9 @@ def first_pass(
 
 @torch.no_grad()
 def propagate(
-    model: nn.Module,
-    views: Sequence[View],
-    layers: Sequence[str] | None = None,
-    num_classes: int | None = None,
-    pooled: bool = False,
-    batch: int = 128,
-) -> pd.DataFrame:
+    model: nn.Module, views: Sequence[View], layers: Sequence[str] | None = None, num_classes: int | None = None,
+    pooled: bool = False, batch: int = 128,
+) -> pd.DataFrame:  # fmt: skip
     """Every measure of every view at every layer, exact at any width (Su et al. 2024, section 6).
 
     ``layers`` are names of submodules ("pixels" is the input), by default the stages of an ``nn.Sequential``; feature

@@ -32,19 +32,10 @@ class View:
 
 
 def views(
-    model,
-    data: Dataset,
-    epsilon: float = 8 / 255,
-    norm: str = "linf",
-    step: float | None = None,
-    steps: int = 10,
-    names: Sequence[str] | None = None,
-    split: str = "train",
-    start: str | None = "uniform",
-    precision: str = "auto",
-    seed: int = 0,
-    batch: int = 512,
-) -> list[View]:
+    model, data: Dataset, epsilon: float = 8 / 255, norm: str = "linf", step: float | None = None, steps: int = 10,
+    names: Sequence[str] | None = None, split: str = "train", start: str | None = "uniform", precision: str = "auto",
+    seed: int = 0, batch: int = 512,
+) -> list[View]:  # fmt: skip
     """The paper's views of one split (Su et al. 2024, section 3), clean first.
 
     ``untargeted`` and ``targeted`` PGD (step epsilon / 4 unless given); ``sign`` and ``gaussian`` noise of
@@ -67,10 +58,10 @@ def views(
     device = next(iter(model.parameters() if isinstance(model, torch.nn.Module) else ()), images).device
     compute, labels = choose(precision, device, images.shape[-1]), labels.to(device)
     shifted, size = (labels + 1) % data.num_classes, epsilon if norm == "linf" else NOISE_EPSILON
-    options = dict(epsilon=epsilon, step=step, steps=steps, norm=norm, start=start)
+    options = dict(epsilon=epsilon, step=step, steps=steps, norm=norm, start=start, mode="eval")
     makers = {
-        "untargeted": lambda x, y, g: attacks.pgd(model, x, y, generator=g, mode="eval", **options),
-        "targeted": lambda x, y, g: attacks.pgd(model, x, y, generator=g, mode="eval", targeted=True, **options),
+        "untargeted": lambda x, y, g: attacks.pgd(model, x, y, generator=g, **options),
+        "targeted": lambda x, y, g: attacks.pgd(model, x, y, generator=g, targeted=True, **options),
         "sign": lambda x, y, g: attacks.sign_noise(x, size, g),
         "gaussian": lambda x, y, g: attacks.gaussian_noise(x, size, g),
         "sphere": lambda x, y, g: attacks.sphere_noise(x, epsilon, g),
