@@ -110,6 +110,9 @@ def panels(
     figure.get_layout_engine().set(h_pad=0.12, w_pad=0.08)
     for axis, measure in zip(axes.flat, measures):
         part = frame[frame.measure == measure]
+        if part.empty:
+            axis.set_title("not run")
+            continue
         sns.lineplot(
             part, x=x, y="value", hue=hue, style=style, palette=_palette(frame[hue]), ax=axis, marker="o",
             markersize=3.5, markeredgewidth=0, errorbar=whisker, sort=not isinstance(part[x].iloc[0], str),
@@ -123,15 +126,12 @@ def panels(
             axis.set_yscale("log")
         else:
             axis.set_ylim(bottom=min(0, part.value.min()))
-        if len(part[x].unique()) > 4 and isinstance(part[x].iloc[0], str):
-            axis.tick_params(axis="x", rotation=60)
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    for axis in axes.flat:
-        if axis.get_legend():
-            axis.get_legend().remove()
+        axis.tick_params(axis="x", rotation=60 if part[x].nunique() > 4 and isinstance(part[x].iloc[0], str) else 0)
+    for legend in filter(None, [axis.get_legend() for axis in axes.flat]):
+        legend.remove()
     for axis in axes.flat[len(measures) :]:
         axis.axis("off")
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6))
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
     return _closed(figure)
 
 
