@@ -19,7 +19,7 @@ from nclib.runtime import home
 
 from . import BookError
 from .execute import unchanged
-from .profiles import check, read_profile, source
+from .profiles import Loader, check, read_profile, source
 
 KEYS = {
     "chapters": (list, "a list of chapters"),
@@ -95,7 +95,7 @@ def _load(file: Path) -> dict:
         there = ", ".join(f"sweeps/{f.name}" for f in sorted((home() / "sweeps").glob("*.yml")))
         raise BookError(f"no sweep file {str(file)!r}; choose one of {there}")
     try:
-        asked = yaml.safe_load(file.read_text("utf-8"))
+        asked = yaml.load(file.read_text("utf-8"), Loader)
     except yaml.YAMLError as error:
         raise BookError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(asked, dict) or not asked.get("chapters"):

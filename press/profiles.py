@@ -13,6 +13,16 @@ from . import BookError
 LEDGER = "ledger"  # reads what the other chapters recorded, so it runs last
 
 
+class Loader(yaml.SafeLoader):
+    """YAML in which a name is set once: of two values the last one would win in silence."""
+
+    def construct_mapping(self, node, deep=False):
+        names = [key.value for key, _ in node.value]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise yaml.MarkedYAMLError(problem=f"{twice[0]} is set twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def book_folder() -> Path:
     folder = home() / "book"
     if not folder.is_dir():
@@ -57,7 +67,7 @@ def _read(name: str) -> dict:
         names = sorted(file.stem for file in (home() / "profiles").glob("*.yml"))
         raise BookError(f"unknown profile {name!r}; choose one of {', '.join(names)}")
     try:
-        values = yaml.safe_load(file.read_text()) or {}
+        values = yaml.load(file.read_text(), Loader) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BookError(f"profile {name} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):

@@ -19,7 +19,8 @@ MARK = ("<!-- verdicts -->", "<!-- end of verdicts -->")  # what lies between th
 def record(profile: str) -> Path:
     """Copy a finished book to ``results/<profile>/``: pages, records, networks; for digits the README follows."""
     place, results = home() / "_build" / profile, home() / "results" / profile
-    if not all((place / "pages" / f"{name}.ipynb").exists() for name in chapters(profile)):
+    measured = [name for name in chapters(profile) if name != LEDGER]
+    if not all((place / "pages" / f"{name}.ipynb").exists() for name in measured):
         raise BookError(f"nothing to record: run 'make book PROFILE={profile}' first")
     _replace(results, place, "records")
     if LEDGER in chapters(profile):
@@ -32,7 +33,9 @@ def record(profile: str) -> Path:
         shutil.rmtree(folder)
     if profile == "digits":
         _readme(load(results / "records"))
-        shutil.copy2(place / "source" / "_static" / "picture.svg", results)
+        picture = place / "source" / "_static" / "picture.svg"
+        if picture.exists():  # not where the ledger refused the old records, and so no site was rendered
+            shutil.copy2(picture, results)
     return results
 
 

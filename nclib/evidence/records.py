@@ -150,7 +150,8 @@ def _refuse_mixtures(origins: dict[Path, dict]) -> None:
             other, there, as_usual = seen.setdefault((origin["name"], name), (value, file, ordinary))
             if other != value and not (ordinary and as_usual):
                 what = f"{name} is {other!r} in {there.name} and {value!r} in {file.name}"
-                raise ValueError(f"{file.parent}: refused, two runs go by the name {origin['name']!r}: {what}")
+                way = f"if the chapters' defaults have changed since: make record PROFILE={origin['profile']}"
+                raise ValueError(f"{file.parent}: refused, two runs go by the name {origin['name']!r}: {what}; {way}")
 
 
 def own(profile: str) -> Path:

@@ -61,6 +61,7 @@ def test_a_profile_may_be_for_some_chapters_alone(refused, house, monkeypatch):
 
 @pytest.mark.parametrize("text, words", [
     ("epochs: [3", "profile mine is not YAML"), ("- epochs", "profile mine must be lines of 'name: value'"),
+    ("epochs: 3\nepochs: 4", "profile mine is not YAML: epochs is set twice"),
     ("epsilon: 8/x", "epsilon must be float, not '8/x'"), ("epsilon: 1/0", "epsilon must be float, not '1/0'"),
 ])  # fmt: skip
 def test_a_profile_that_cannot_be_read_gets_one_line(refused, house, text, words):

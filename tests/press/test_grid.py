@@ -30,6 +30,7 @@ def here(house, monkeypatch):
     [
         ("chapters: [", "not YAML"),
         ("profile: smoke", "a sweep needs chapters, and may have profile, grid"),
+        (COLLAPSE + "grid: {width: [4], width: [8]}", "not YAML: width is set twice"),
         (COLLAPSE + "gird: {}", "unknown key 'gird'; choose from chapters, profile, grid"),
         (COLLAPSE + "cpus: two", "cpus must be a number of cores, not 'two'"),
         (COLLAPSE + "gpus: -1", "gpus must be a number of GPUs, not -1"),

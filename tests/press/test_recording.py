@@ -83,6 +83,20 @@ def test_recording_twice_leaves_the_same(recorded):
     assert {p: p.read_bytes() for p in before} == before
 
 
+def test_records_of_defaults_that_changed_since_are_refused_and_made_anew(recorded):
+    house, results = recorded
+    for steps, chapter in enumerate(("attacks", "layers"), 7):
+        file = results / "records" / f"{chapter}.json"
+        origin = json.loads(file.read_text())
+        file.write_text(json.dumps(origin | {"parameters": origin["parameters"] | {"steps": steps}}))
+    with pytest.raises(ValueError, match="make record PROFILE=smoke"):
+        records.everything("smoke")
+    (house / "_build" / "smoke" / "pages" / "ledger.ipynb").unlink()  # it was refused
+    recording.record("smoke")
+    assert "smoke" in set(records.everything("smoke").profile)
+    assert (results / "pages" / "ledger.ipynb").exists()
+
+
 def test_what_is_not_there_cannot_be_shipped_or_recorded(house, monkeypatch, refused):
     monkeypatch.setenv("NCLIB_HOME", str(house))
     with pytest.raises(FileNotFoundError, match="no finished run abc-float32 to ship"):
