@@ -34,9 +34,9 @@ FINDINGS = (
             "both one minimiser, and NC1 at the last epoch compares trainings that have fitted differently.",
             "Equal fit is one number, read off a few measured epochs; narrow networks and few images."),
     Finding("Is collapse on attacks learning by heart?", "D3a",
-            "Adversarial training goes on collapsing on its attacked images while robust accuracy on new ones falls. "
-            "If both are learning by heart, training images that move should stop the fall.",
-            "Images that move are fitted less far in the same epochs: which of the two stops it is left open."),
+            "Adversarial training may go on collapsing on its attacked images while robust accuracy on new ones falls. "
+            "If that is learning by heart, training images that move should halve the fall.",
+            "Images that move are fitted less far in the same epochs: a smaller fall may come from that alone."),
     Finding("Do early layers keep what the last one loses?", "C8a",
             "An attack made for the last layer leaves early layers standing. An attack of their own is another matter.",
             "Class means are the plainest of rules; a trained reader of the same layer may keep more."),

@@ -211,10 +211,12 @@ def relu(star: Star, share: float, rule: str, generator=None, known=None, memory
     open_ = ((low < 0) & (high > 0)).nonzero()[:, 0]
     above, below = ranked(low[open_], high[open_], share, rule, generator)
     forms = star.images.flatten(1).T
-    some = open_[above]
-    high[some] = high[some].minimum(torch.from_numpy(maximise(star, forms[some].numpy())))
-    some = open_[below & (high[open_] > 0)]
-    low[some] = low[some].maximum(-torch.from_numpy(maximise(star, -forms[some].numpy())))
+    near = high[open_] < -low[open_]  # the upper bound is nearer to 0: it may settle the sign, and spare the other
+    for ask_high, ask_low in ((above & near, below & ~near), (above & ~near, below & near)):
+        some = open_[ask_high & (low[open_] < 0)]
+        high[some] = high[some].minimum(torch.from_numpy(maximise(star, forms[some].numpy())))
+        some = open_[ask_low & (high[open_] > 0)]
+        low[some] = low[some].maximum(-torch.from_numpy(maximise(star, -forms[some].numpy())))
     live = open_[(low[open_] < 0) & (high[open_] > 0)]
     slope, x = high[live] / (high[live] - low[live]), forms[live]
     face = -slope[:, None] * x

@@ -147,7 +147,7 @@ CLAIMS = (
     Claim("D7", "(ours, after a first look) One simplex in training is two on new images", "adversarial-training",
           "fig-robust-new", (
         at_most("clean–attacked angle in degrees, train", of(ADVERSARIAL, "angle", **ATTACKED), 15, way=45),
-        at_least("the same angle, test / train", _angles, 2, log=True, way=1),
+        at_least("angle of attacked means to the clean training means, test / train", _angles, 2, log=True, way=1),
         at_least("NC1 about the training centres under attack, test / train", _scatter, 1.5, log=True, way=1),
     )),
     Claim("D8a", "(ours) A head fixed to a simplex is as robust as one that learns", "adversarial-training",
@@ -203,7 +203,7 @@ SAID = {
     },
     "D4": {
         "holds": "Where TRADES fits its attacked training images as well as adversarial training does, it has "
-        "collapsed as far: no collapse means that training is not done.",
+        "collapsed as far: where it has collapsed less, it has fitted less.",
         "holds in part": "At equal fit TRADES has collapsed nearly as far as adversarial training, not as nearly as "
         "was set.",
         "fails": "At equal fit TRADES has collapsed far less than adversarial training, or its simplices lie further "
@@ -227,9 +227,12 @@ SAID = {
         "about": "robustness differs by slope and not by margin",
     },
     "D7": {
-        "holds": "On new images the robust network's simplices are much further apart than on its training set.",
-        "holds in part": "On new images the robust network's simplices part from each other, by less than was set.",
-        "fails": "On new images the robust network's simplices are no further apart than on its training set.",
+        "holds": "Attacked means of new images lie much further from the clean training means than those of training "
+        "images do.",
+        "holds in part": "Attacked means of new images lie further from the clean training means than those of "
+        "training images do, or scatter more about them, by less than was set.",
+        "fails": "Attacked means of new images lie no further from the clean training means than those of training "
+        "images do, or they scatter no more about them.",
         "about": "clean and attacked simplices part on new images",
     },
     "D8": {
