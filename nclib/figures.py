@@ -136,14 +136,14 @@ def panels(
 
 
 def heatmaps(matrices: dict[str, np.ndarray], labels: Sequence[str], low: float, high: float) -> plt.Figure:
-    """Class-by-class matrices side by side, each under its name, with their numbers (those of at most 12 classes)."""
+    """Class-by-class matrices side by side, each under its name, with their numbers and names (of at most 12 classes)."""
     size = (WIDTH, WIDTH / len(matrices) - 0.4)
     figure, axes = plt.subplots(1, len(matrices), figsize=size, squeeze=False, layout="constrained")
     for axis, (name, matrix) in zip(axes.flat, matrices.items()):
         sns.heatmap(
             matrix, vmin=low, vmax=high, cmap="RdBu_r" if low < 0 else "Blues", square=True, ax=axis,
-            annot=len(matrix) <= 12, fmt=".2f", annot_kws={"size": 6}, cbar_kws={"shrink": 0.7},
-            xticklabels=labels, yticklabels=labels,
+            annot=(few := len(matrix) <= 12), fmt=".2f", annot_kws={"size": 6}, cbar_kws={"shrink": 0.7},
+            rasterized=not few, xticklabels=labels if few else "auto", yticklabels=labels if few else "auto",
         )  # fmt: skip
         axis.tick_params(labelsize=8, length=0)
         axis.set_title(name)
