@@ -136,7 +136,7 @@ def panels(
 
 
 def heatmaps(matrices: dict[str, np.ndarray], labels: Sequence[str], low: float, high: float) -> plt.Figure:
-    """Class-by-class matrices side by side, each under its name, with their numbers and names (of at most 12 classes)."""
+    """Class-by-class matrices side by side, each under its name; of at most 12 classes with names and numbers."""
     size = (WIDTH, WIDTH / len(matrices) - 0.4)
     figure, axes = plt.subplots(1, len(matrices), figsize=size, squeeze=False, layout="constrained")
     for axis, (name, matrix) in zip(axes.flat, matrices.items()):
