@@ -273,14 +273,9 @@ def _grown(star: Star, base: Tensor, shape, places: Tensor, ends: tuple, rows: l
 
 
 def reach(
-    net: nn.Sequential,
-    star: Star,
-    share: float = 0.0,
-    rule: str = "range",
-    generator: Generator | None = None,
-    known: list | None = None,
-    memory: float = 2.0,
-) -> Star:
+    net: nn.Sequential, star: Star, share: float = 0.0, rule: str = "range", generator: Generator | None = None,
+    known: list | None = None, memory: float = 2.0,
+) -> Star:  # fmt: skip
     """A star around every output of the network (``lifted``) on a star, ``share`` of its neurons left without programs.
 
     0 is the star of the ordinary over-approximation, 1 asks for no program at all; ``rule`` says which neurons get
