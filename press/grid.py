@@ -19,7 +19,7 @@ from nclib.runtime import home
 
 from . import BookError
 from .execute import unchanged
-from .profiles import Loader, check, read_profile, source
+from .profiles import check, read_profile, read_yaml, source
 
 KEYS = {
     "chapters": (list, "a list of chapters"),
@@ -94,10 +94,7 @@ def _load(file: Path) -> dict:
     if not file.is_file():
         there = ", ".join(f"sweeps/{f.name}" for f in sorted((home() / "sweeps").glob("*.yml")))
         raise BookError(f"no sweep file {str(file)!r}; choose one of {there}")
-    try:
-        asked = yaml.load(file.read_text("utf-8"), Loader)
-    except yaml.YAMLError as error:
-        raise BookError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
+    asked = read_yaml(file, f"{file}:")
     if not isinstance(asked, dict) or not asked.get("chapters"):
         raise BookError(f"{file}: a sweep needs chapters, and may have {', '.join(list(KEYS)[1:])}")
     for key, value in asked.items():

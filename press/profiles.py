@@ -13,7 +13,7 @@ from . import BookError
 LEDGER = "ledger"  # reads what the other chapters recorded, so it runs last
 
 
-class Loader(yaml.SafeLoader):
+class _Once(yaml.SafeLoader):
     """YAML in which a name is set once: of two values the last one would win in silence."""
 
     def construct_mapping(self, node, deep=False):
@@ -21,6 +21,14 @@ class Loader(yaml.SafeLoader):
         if twice := [name for name in names if names.count(name) > 1]:
             raise yaml.MarkedYAMLError(problem=f"{twice[0]} is set twice", problem_mark=node.start_mark)
         return super().construct_mapping(node, deep)
+
+
+def read_yaml(file: Path, what: str):
+    """What a file of parameters says. BookError in one line, which begins with ``what``, where it is not YAML."""
+    try:
+        return yaml.load(file.read_text("utf-8"), _Once)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BookError(f"{what} not YAML: {' '.join(str(error).split())}") from None
 
 
 def book_folder() -> Path:
@@ -66,10 +74,7 @@ def _read(name: str) -> dict:
     if not file.exists():
         names = sorted(file.stem for file in (home() / "profiles").glob("*.yml"))
         raise BookError(f"unknown profile {name!r}; choose one of {', '.join(names)}")
-    try:
-        values = yaml.load(file.read_text(), Loader) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BookError(f"profile {name} is not YAML: {' '.join(str(error).split())}") from None
+    values = read_yaml(file, f"profile {name} is") or {}
     if not isinstance(values, dict):
         raise BookError(f"profile {name} must be lines of 'name: value', not {values!r}")
     return {key: number(value) for key, value in values.items()}

@@ -22,6 +22,7 @@ def record(profile: str) -> Path:
     measured = [name for name in chapters(profile) if name != LEDGER]
     if not all((place / "pages" / f"{name}.ipynb").exists() for name in measured):
         raise BookError(f"nothing to record: run 'make book PROFILE={profile}' first")
+    load(place / "records")  # what is refused takes the place of nothing
     _replace(results, place, "records")
     if LEDGER in chapters(profile):
         run_chapter(LEDGER, profile)  # anew, as its table has this run as the recorded one now

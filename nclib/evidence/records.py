@@ -150,8 +150,8 @@ def _refuse_mixtures(origins: dict[Path, dict]) -> None:
             other, there, as_usual = seen.setdefault((origin["name"], name), (value, file, ordinary))
             if other != value and not (ordinary and as_usual):
                 what = f"{name} is {other!r} in {there.name} and {value!r} in {file.name}"
-                way = f"if the chapters' defaults have changed since: make record PROFILE={origin['profile']}"
-                raise ValueError(f"{file.parent}: refused, two runs go by the name {origin['name']!r}: {what}; {way}")
+                anew = f"if parameters have changed since: make book, then make record PROFILE={origin['profile']}"
+                raise ValueError(f"{file.parent}: refused, two runs go by the name {origin['name']!r}: {what}; {anew}")
 
 
 def own(profile: str) -> Path:

@@ -51,6 +51,12 @@ def test_a_wrong_sweep_file_gets_one_line(here, text, expected):
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_a_sweep_file_in_another_encoding_gets_one_line(here, house):
+    (house / "sweeps" / "mine.yml").write_bytes(b"chapters: [collapse]  # \xe9tude")
+    with pytest.raises(BookError, match="not YAML: 'utf-8' codec can't decode"):
+        grid.read(house / "sweeps" / "mine.yml")
+
+
 def test_the_papers_grid_is_whole(here):
     paper = grid.read(ROOT / "sweeps" / "paper.yml")
     trained = [job for job in paper.jobs if job.chapter == "adversarial-training"]

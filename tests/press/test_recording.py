@@ -97,6 +97,21 @@ def test_records_of_defaults_that_changed_since_are_refused_and_made_anew(record
     assert (results / "pages" / "ledger.ipynb").exists()
 
 
+def test_a_book_of_two_minds_is_not_recorded(recorded):
+    """One page made anew with other parameters, the rest not yet: refused before anything is replaced."""
+    house, results = recorded
+    file = house / "_build" / "smoke" / "records" / "attacks.json"
+    before, kept = file.read_text(), (results / "records" / "attacks.json").read_text()
+    origin = json.loads(before)
+    try:
+        file.write_text(json.dumps(origin | {"parameters": origin["parameters"] | {"steps": 7}}))
+        with pytest.raises(ValueError, match=r"steps is 2 in adversarial-training\.csv and 7 in attacks\.csv"):
+            recording.record("smoke")
+        assert (results / "records" / "attacks.json").read_text() == kept
+    finally:
+        file.write_text(before)
+
+
 def test_what_is_not_there_cannot_be_shipped_or_recorded(house, monkeypatch, refused):
     monkeypatch.setenv("NCLIB_HOME", str(house))
     with pytest.raises(FileNotFoundError, match="no finished run abc-float32 to ship"):
