@@ -40,6 +40,7 @@ DATASETS = {
         "nclib.readers:cifar", (3, 32, 32), (50_000, 10_000), (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
     ),
     "imagenette": Data("nclib.readers:imagenette", (3, 160, 160), (9469, 3925), (0.5,) * 3, (0.5,) * 3),
+    "imagenette_reencoded": Data("nclib.readers:imagenette", (3, 160, 160), (1000, 500), (0.5,) * 3, (0.5,) * 3),
 }
 NETWORKS = {
     "preactresnet8": Network("nclib.models:preactresnet8"),

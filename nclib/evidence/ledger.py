@@ -99,11 +99,11 @@ def as_markdown(records: pd.DataFrame) -> str:
         ]
         out.append(f"Holds when {first.rule}. See [the figure](#{first.figure}).\n")
         out.append(f"Points the right way when: {ways[claim]}.\n")
-        out += [_line(row) for row in rows.itertuples()]
+        out += _lines(rows)
         for text, companion in beside[beside.id == claim].groupby("claim", sort=False):
             one = companion.iloc[0]
             out.append(f"\n*Companion: {text}*, when {one.rule}. See [the figure](#{one.figure}).\n")
-            out += [_line(row) for row in companion.itertuples()]
+            out += _lines(companion)
         out.append(":::\n")
     return "\n".join(out)
 
@@ -178,8 +178,12 @@ def against_paper(records: pd.DataFrame, profile: str):
     return style.format("{:.3g}", subset=["paper"], na_rep="direction only; no value at hand")
 
 
-def _line(row) -> str:
-    return f"- *{row.profile}*, {words(row.seeds)}: **{row.verdict}**. {row.measured}"
+def _lines(rows: pd.DataFrame) -> list[str]:
+    """A line for every profile that ran a claim, and one for all that did not."""
+    ran = rows.verdict != "not run"
+    lines = [f"- *{r.profile}*, {words(r.seeds)}: **{r.verdict}**. {r.measured}" for r in rows[ran].itertuples()]
+    others = ", ".join(f"*{profile}*" for profile in rows.profile[~ran])
+    return lines + ([f"- **not run**: {others}."] if others else [])
 
 
 def _ground(verdict: str) -> str:

@@ -369,6 +369,8 @@ def test_the_ledger_has_a_row_per_claim_and_profile():
     assert len(table) == 2 * len(ledger.CLAIMS) and set(table.profile) == {"digits", "cifar10-mini"}
     boxes = ledger.as_markdown(both)
     assert "(claim-c6-fixed)=" in boxes and "- *cifar10-mini*, one seed: **holds**" in boxes
+    assert "- **not run**: *digits*, *cifar10-mini*." in boxes.split("(claim-c6-fixed)=")[1].split(":::\n")[1]
+    assert not any("not run" in line and "holds" in line for line in boxes.splitlines())
 
 
 # Records -----------------------------------------------------------------------------------------

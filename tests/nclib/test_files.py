@@ -135,6 +135,16 @@ def test_what_is_missing_is_downloaded(made, tmp_path, monkeypatch):
     assert len(nc.load("mnist", root=tmp_path).train) == 20
 
 
+def test_the_reencoded_pictures_are_read_as_themselves_and_never_fetched(made, tmp_path, monkeypatch):
+    source = __import__("torchvision.datasets.imagenette", fromlist=["x"])
+    monkeypatch.setattr(source, "download_and_extract_archive", lambda *_, **__: pytest.fail("fetched"))
+    with pytest.raises(FileNotFoundError, match="^imagenette_reencoded: .* is missing or damaged"):
+        nc.load("imagenette_reencoded", root=tmp_path)
+    made("imagenette")
+    data = nc.load("imagenette_reencoded", root=tmp_path)
+    assert data.name == "imagenette_reencoded" and (len(data.train), len(data.test)) == SIZES
+
+
 def test_a_file_of_fewer_images_is_not_taken_for_all(made, tmp_path):
     """Images and labels that agree with each other, and not with what there should be."""
     where = made("mnist")
