@@ -75,7 +75,8 @@ class Lookup:
     def _rows(self) -> dict[tuple, list[tuple]]:
         """Epoch, seed and value of every record, by what it is a figure of: claims ask thousands of times."""
         rows, r = defaultdict(list), self.records
-        for *of, epoch, seed, value in zip(r.model, r.measure, r.split, r["view"], r.layer, r.epoch, r.seed, r.value):
+        columns = ("model", "measure", "split", "view", "layer", "epoch", "seed", "value")
+        for *of, epoch, seed, value in zip(*(r[column].to_numpy(object) for column in columns)):
             rows[tuple(of)].append((epoch, seed, value))
         return rows
 
