@@ -24,6 +24,15 @@ PAGES = ["intro", *(s.stem for s in SOURCES), "findings", "try-it", "rerun", "no
 TWINS = sorted(f"{p.parents[1].name}/{p.stem}" for p in (ROOT / "results").glob("*/pages/*.ipynb"))
 
 
+WIDE = """const answers = [...document.querySelectorAll('.toggle-hidden')];
+          const shut = [...document.querySelectorAll('details:not([open])')];
+          answers.forEach(e => e.classList.remove('toggle-hidden')), shut.forEach(e => e.open = true);
+          const wide = [...document.querySelectorAll('.cell_input pre')].filter(e => e.scrollWidth > e.clientWidth)
+                       .map(e => e.innerText.split('\\n').sort((a, b) => b.length - a.length)[0]);
+          answers.forEach(e => e.classList.add('toggle-hidden')), shut.forEach(e => e.open = false);
+          return wide"""
+
+
 @pytest.mark.parametrize("page", [*PAGES, *TWINS])
 def test_page_in_a_browser(site, browser, page):
     """One visit: what it asks for, its pictures, mathematics and headings, then names, a phone, and dark mode."""
@@ -38,6 +47,8 @@ def test_page_in_a_browser(site, browser, page):
     asks_nobody_outside_and_fails_nothing(browser)
     has_pictures_mathematics_and_headings_in_order(browser, figures_of(page))
     names_what_can_be_operated(browser)
+    if page in PAGES:
+        assert browser.execute_script(WIDE) == [], "code that needs a scroll bar"
     narrow_to(browser, 390)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 390, "a phone scrolls sideways"
     keeps_contrast(browser, "light")
