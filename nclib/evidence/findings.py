@@ -32,35 +32,43 @@ FINDINGS = (
     Finding("Does TRADES collapse?", "D4",
             "The paper reports that TRADES networks do not collapse as adversarially trained ones do. Theory gives "
             "both one minimiser, and NC1 at the last epoch compares trainings that have fitted differently.",
-            "Equal fit is one number, read off a few measured epochs; narrow networks and few images."),
+            "With batch norm that works: as released it is another training. Equal fit is one number, read off a few "
+            "measured epochs; narrow networks and few images."),
     Finding("Is collapse on attacks learning by heart?", "D3a",
             "Adversarial training may go on collapsing on its attacked images while robust accuracy on new ones falls. "
             "If that is learning by heart, training images that move should halve the fall.",
             "Images that move are fitted less far in the same epochs: a smaller fall may come from that alone."),
     Finding("Do early layers keep what the last one loses?", "C8a",
-            "An attack made for the last layer leaves early layers standing. An attack of their own is another matter.",
-            "Class means are the plainest of rules; a trained reader of the same layer may keep more."),
+            "An attack made for the last layer may leave early layers standing. An attack of their own is another "
+            "matter.",
+            "The lead is over a last layer that keeps almost nothing. Whether an early layer keeps more than the rule "
+            "on the pixels, with no layer at all, the claim does not ask; the chapter shows both."),
     Finding("Do attacked points leap alike in networks that never met?", "D8",
-            "Two trainings from other starts share nothing but the data.",
+            "Two trainings from other seeds share data, architecture and recipe, and not one weight.",
             "One architecture; a leap that agrees says where the data's classes touch."),
     Finding("Are equal losses equally robust?", "L7",
             "Four losses are reported to end at one geometry and one test accuracy, so why not at one robustness?",
             "One optimiser's settings for all four, none of them tuned."),
     Finding("Is a sphere for features safer?", "N6",
-            "Features and classifier rows of length one collapse soonest and most tightly.",
+            "Features and classifier rows of length one are reported to collapse sooner. One would think that they are "
+            "safer, too.",
             "Decay differs between the two networks that are compared; few images were attacked."),
     Finding("Does the tangent kernel know more than class means?", "K12",
-            "An attack through a kernel of infinite width, without any training, fools trained networks.",
+            "An attack through a kernel of infinite width needs no training. If it fools trained networks, one would "
+            "think that the kernel knows more of them than class means do.",
             "Added after a related figure had been seen; small images, on which class means are strong."),
     Finding("Is a 1/n spectrum more than stopping early?", "S9",
-            "A regulariser that bends the spectrum also slows the fit, and less fitted networks are more robust.",
+            "A regulariser that bends the spectrum also slows the fit, and networks that have fitted less may be more "
+            "robust for that alone.",
             "The match is by training loss, to within a hundredth; added after first runs."),
     Finding("Is a star worth more than a zonotope?", "A12",
             "Stars are the finer sets, so even relaxed to the full they should prove at least as much.",
             "Small scenes, one family of attacks."),
     Finding("Is a set with one variable worth a star?", "A11",
             "The sets of the published experiments have one variable, so the exact answer is a line to walk along.",
-            "Says nothing of sets with many variables, for which stars are made."),
+            "Judged on the whole line from the clean image to no ink, which is longer than the published sets: on "
+            "those little is left unknown, and there the star is cheap as well. Says nothing of sets with many "
+            "variables."),
 )  # fmt: skip
 
 

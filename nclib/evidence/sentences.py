@@ -7,7 +7,7 @@ from . import beyond
 from .claims import VERDICTS
 
 _OPEN = "Whether {} is too close to call on this page: the seeds do not settle it."
-_MISSING = "Whether {} was not measured on this page."
+_MISSING = "Whether {}, this page cannot say: there was nothing to measure it on."
 
 SAID = {
     "C1": {
@@ -19,20 +19,21 @@ SAID = {
     "C2": {
         "holds": "The attack destroys the simplex.",
         "holds in part": "The attack damages the simplex, less than the claim asks for.",
-        "fails": "At this size the attack leaves the simplex standing.",
+        "fails": "At this size the attack does not destroy the simplex: some measure points the other way.",
         "about": "the attack destroys the simplex",
     },
     "C3": {
-        "holds": "Noise of the same size does not.",
-        "holds in part": "Noise of the same size does less, but more than the claim allows.",
-        "fails": "Noise of the same size does no less.",
+        "holds": "Noise of the same size does far less: nearly all images keep their class, and NC1 stays below a "
+        "tenth of that under attack.",
+        "holds in part": "Noise of the same size does less than the attack, but more than the claim allows.",
+        "fails": "Noise of the same size does no less than the attack, by one measure at least.",
         "about": "noise of the same size does less",
     },
     "C4": {
-        "holds": "The attacked points go to other vertices.",
-        "holds in part": "Some of the attacked points go to other vertices.",
-        "fails": "The attacked points do not go to other vertices.",
-        "about": "the attacked points go to other vertices",
+        "holds": "The attacked points cross to the side of other vertices.",
+        "holds in part": "The attacked points move towards other vertices, less than the claim asks for.",
+        "fails": "The attacked points do not cross to other vertices: some measure points the other way.",
+        "about": "the attacked points cross to the side of other vertices",
     },
     "C5": {
         "holds": "Training on attacks brings clean and attacked features to collapse, onto one simplex.",
@@ -71,9 +72,8 @@ SAID = {
     },
     "C8a": {
         "holds": "Attacked for itself, the best early layer still leads the last one by the margin that was set.",
-        "holds in part": "Attacked for itself, the best early layer leads the last one by less than was set: "
-        "the rest of its lead was failure to transfer.",
-        "fails": "Attacked for itself, no early layer leads the last one: its lead was failure to transfer.",
+        "holds in part": "Attacked for itself, the best early layer leads the last one by less than was set.",
+        "fails": "Attacked for itself, no early layer leads the last one.",
         "about": "an early layer's lead survives an attack of its own",
     },
     **beyond.SAID,

@@ -168,8 +168,8 @@ CLAIMS = (
 
 SAID = {
     "D2": {
-        "holds": "While the simplex goes on collapsing, the boundary stays where it was: collapse neither protects nor "
-        "harms.",
+        "holds": "While the simplex goes on collapsing, the boundary stays within a quarter of where it was: no sign "
+        "that this part of collapse protects or harms.",
         "holds in part": "The simplex collapses less after interpolation, or the boundary stays less still, than the "
         "claim asks for.",
         "fails": "The boundary moves while the simplex collapses, or the simplex does not collapse.",
@@ -202,8 +202,8 @@ SAID = {
         "about": "a classifier fixed at a simplex is as robust as one that learns",
     },
     "D4": {
-        "holds": "Where TRADES fits its attacked training images as well as adversarial training does, it has "
-        "collapsed as far: where it has collapsed less, it has fitted less.",
+        "holds": "Where TRADES with batch norm that works fits its attacked training images as well as adversarial "
+        "training does, it has collapsed about as far, or further.",
         "holds in part": "At equal fit TRADES has collapsed nearly as far as adversarial training, not as nearly as "
         "was set.",
         "fails": "At equal fit TRADES has collapsed far less than adversarial training, or its simplices lie further "

@@ -125,7 +125,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     _claim(
         "A11",
-        "(ours) The paper's set needs no stars",
+        "(ours) A set with one predicate needs no stars",
         "line",
         Condition(
             "time, exact line / star",
