@@ -72,12 +72,15 @@ def test_a_snapshot_that_did_not_travel_is_trained_here(house):
 
 
 def test_snapshots_may_travel_too(house, tmp_path, monkeypatch):
-    run, _, runs = house
+    run, place, runs = house
     monkeypatch.setenv("NCLIB_HOME", str(tmp_path / "elsewhere"))
     ship(run.path.name, tmp_path / "house" / "results" / "mine" / "networks", snapshots=True)
     monkeypatch.setenv("NCLIB_HOME", str(tmp_path / "house"))
     monkeypatch.setattr(store, "_train", None)
     assert same_weights(fit(runs, **KIND).at(1).state_dict(), run.at(1).state_dict())
+    assert list(place.glob("epoch-*"))
+    ship(run.path.name, place.parent)  # of a book whose pages no longer ask for them
+    assert not list(place.glob("epoch-*")) and fit(runs, **KIND).shipped
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "recipe.json", "stale-0003.safetensors"])
