@@ -17,7 +17,7 @@ def ship(name: str, into: Path, snapshots: bool = False) -> Path:
     path, there = next((p for p in places if any((p / r).exists() for r in records)), None), into / name
     if path is None:
         raise FileNotFoundError(f"no finished run {name} to ship: run the book again")
-    if path == there and snapshots:
+    if path == there and (snapshots or not any(there.glob("epoch-*"))):
         return there
     partial = into / f"{name}.part"
     shutil.rmtree(partial, ignore_errors=True)

@@ -78,6 +78,11 @@ def test_snapshots_may_travel_too(house, tmp_path, monkeypatch):
     monkeypatch.setenv("NCLIB_HOME", str(tmp_path / "house"))
     monkeypatch.setattr(store, "_train", None)
     assert same_weights(fit(runs, **KIND).at(1).state_dict(), run.at(1).state_dict())
+    monkeypatch.setenv("NCLIB_USED", str(tmp_path / "used"))
+    run.loaded(1), run.at(0), run.at(3)
+    assert not (tmp_path / "used").exists(), "a page that measures, or asks for no snapshot"
+    run.at(1)
+    assert (tmp_path / "used").read_text() == f"{run.path.name} snapshots\n"
     assert list(place.glob("epoch-*"))
     ship(run.path.name, place.parent)  # of a book whose pages no longer ask for them
     assert not list(place.glob("epoch-*")) and fit(runs, **KIND).shipped

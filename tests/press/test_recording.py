@@ -98,6 +98,21 @@ def test_records_of_defaults_that_changed_since_are_refused_and_made_anew(record
     assert (results / "pages" / "ledger.ipynb").exists()
 
 
+def test_snapshots_that_a_page_asks_for_travel_and_no_longer_when_none_does(recorded):
+    house, results = recorded
+    stamp = house / "_build" / "smoke" / "stamps" / "layers.networks"
+    before, name = stamp.read_text(), stamp.read_text().split()[0]
+    try:
+        stamp.write_text(f"{before}{name} snapshots\n")
+        assert [one for one, snapshots in recording.networks(house / "_build" / "smoke").items() if snapshots] == [name]
+        recording.record("smoke")
+        assert list((results / "networks" / name).glob("epoch-*"))
+    finally:
+        stamp.write_text(before)
+        recording.record("smoke")
+    assert not list(results.glob("networks/*/epoch-*"))
+
+
 def test_a_book_of_two_minds_is_not_recorded(recorded):
     """One page made anew with other parameters, the rest not yet: refused before anything is replaced."""
     house, results = recorded
