@@ -7,7 +7,7 @@ images. What it proves holds for every point of the set: bounds come from duals,
 from collections import Counter
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from math import floor
+from math import floor, inf
 
 import numpy as np
 import torch
@@ -29,7 +29,8 @@ class Star:
     """An ImageStar: ``images`` (1 + p, C, H, W), the centre and p generators; the box of the predicates, (p,) each;
     the rows of A (m, p) and d (m,), and the predicate that each row came with, its owner (m,). All in float64.
 
-    ``counts`` tallies what was solved on the way: "programs", "failed".
+    ``lines``: of every layer that brought predicates, the rows that enclose each by two lines at most, one from above
+    and one from below. ``counts`` tallies what was solved on the way: "programs", "failed".
     """
 
     images: Tensor
@@ -38,6 +39,7 @@ class Star:
     A: csr_array
     d: np.ndarray
     owner: np.ndarray
+    lines: tuple[np.ndarray, ...] = ()
     counts: Counter = field(default_factory=Counter)
 
     @property
@@ -110,16 +112,22 @@ def ranges(star: Star) -> tuple[Tensor, Tensor]:
     return centre - radius, centre + radius
 
 
-def maximise(star: Star, forms: np.ndarray) -> np.ndarray:
+def maximise(star: Star, forms: np.ndarray, enough: float = -inf) -> np.ndarray:
     """Upper bounds (n,) of affine forms (n, 1 + p) of the predicates over the star: optimal, and certified.
 
     For multipliers y >= 0 every w.a is at most y.d plus the maximum of (w - A'y).a over the box: the bound, whatever
     y a solver gives. Of the newest predicates the multipliers of upper faces are known: the positive parts of w.
     Of the rest, only predicates that a form can reach through rows matter, its cone. Where a program fails the
-    bound of the box stands.
+    bound of the box stands. A form gets no program where one line for each predicate shows that it stays below
+    ``enough``: that bound is certified too, and not optimal.
     """
     low, high = star.lower.numpy(), star.upper.numpy()
-    found = forms[:, 0] + np.maximum(forms[:, 1:] * low, forms[:, 1:] * high).sum(1)
+    found = _by_box(star, forms)
+    if enough > -inf:
+        found = np.minimum(found, _by_lines(star, forms))
+        open_ = found >= enough
+        found[open_] = maximise(star, forms[open_])
+        return found
     forms, rows = _settled(star, forms)
     A, d, owner = star.A[rows], star.d[rows], star.owner[rows]
     cones, step = forms[:, 1:] != 0, _step(A, owner)
@@ -127,8 +135,7 @@ def maximise(star: Star, forms: np.ndarray) -> np.ndarray:
         cones = wider
     kept, sizes = cones[:, owner], cones.sum(1)
     closed = ~kept.any(1)
-    reached = forms[:, 0] + np.maximum(forms[:, 1:] * low, forms[:, 1:] * high).sum(1)
-    found[closed] = np.minimum(found, reached)[closed]
+    found[closed] = np.minimum(found, _by_box(star, forms))[closed]
     todo = np.flatnonzero(~closed)
     star.counts["programs"] += len(todo)
     for part in np.split(todo, np.flatnonzero(np.diff(np.cumsum(sizes[todo]) // TOGETHER)) + 1) if len(todo) else []:
@@ -136,6 +143,24 @@ def maximise(star: Star, forms: np.ndarray) -> np.ndarray:
         star.counts["failed"] += len(part) * (bound is None)
         found[part] = found[part] if bound is None else np.minimum(found[part], bound + SLACK)
     return found
+
+
+def _by_box(star: Star, forms: np.ndarray) -> np.ndarray:
+    """Upper bounds (n,) of forms by the predicates' box alone."""
+    low, high = star.lower.numpy(), star.upper.numpy()
+    return forms[:, 0] + np.maximum(forms[:, 1:] * low, forms[:, 1:] * high).sum(1)
+
+
+def _by_lines(star: Star, forms: np.ndarray) -> np.ndarray:
+    """Upper bounds (n,) of forms where every predicate gives way to one of its lines, the newest first: CROWN's bounds
+    (Zhang et al. 2018), with the star's own slopes."""
+    forms = forms.copy()
+    for rows in reversed(star.lines):
+        owner = star.owner[rows]
+        push = np.maximum(forms[:, 1 + owner] * star.A[rows, owner], 0)
+        forms[:, 0] += push @ star.d[rows]
+        forms[:, 1:] -= push @ star.A[rows]
+    return _by_box(star, forms) + SLACK
 
 
 def _settled(star: Star, forms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -214,17 +239,18 @@ def relu(star: Star, share: float, rule: str, generator=None, known=None, memory
     near = high[open_] < -low[open_]  # the upper bound is nearer to 0: it may settle the sign, and spare the other
     for ask_high, ask_low in ((above & near, below & ~near), (above & ~near, below & near)):
         some = open_[ask_high & (low[open_] < 0)]
-        high[some] = high[some].minimum(torch.from_numpy(maximise(star, forms[some].numpy())))
+        high[some] = high[some].minimum(torch.from_numpy(maximise(star, forms[some].numpy(), 0.0)))
         some = open_[ask_low & (high[open_] > 0)]
-        low[some] = low[some].maximum(-torch.from_numpy(maximise(star, -forms[some].numpy())))
+        low[some] = low[some].maximum(-torch.from_numpy(maximise(star, -forms[some].numpy(), 0.0)))
     live = open_[(low[open_] < 0) & (high[open_] > 0)]
     slope, x = high[live] / (high[live] - low[live]), forms[live]
     face = -slope[:, None] * x
     face[:, 0] += slope * low[live]
     one = range(len(live))
     rows = [(x, one, -1.0), (face, one, 1.0)]  # x - y <= 0 and y - u (x - l) / (u - l) <= 0
+    lines = torch.cat([slope > 0.5, torch.ones(len(live), dtype=torch.bool)])  # from below x, or nothing: the end is 0
     ends = torch.zeros(len(live), dtype=torch.float64), high[live]
-    return _grown(star, forms.T * (high > 0), star.images.shape[1:], live, ends, rows, memory)
+    return _grown(star, forms.T * (high > 0), star.images.shape[1:], live, ends, rows, lines, memory)
 
 
 def max_pool(layer: nn.MaxPool2d, star: Star, memory: float = 2.0) -> Star:
@@ -243,13 +269,16 @@ def max_pool(layer: nn.MaxPool2d, star: Star, memory: float = 2.0) -> Star:
     live = (rival.sum(1) > 1).nonzero()[:, 0]
     base = forms[windows.gather(1, leader[:, None])[:, 0]].T.clone()
     window, element = rival[live].nonzero(as_tuple=True)
-    rows = [(forms[windows[live[window], element]], window.numpy(), -1.0)]
+    rows, lines = [(forms[windows[live[window], element]], window.numpy(), -1.0)], element == leader[live[window]]
     ends, shape = (best[live], high[windows[live]].amax(1)), (channels, height // side, width // side)
-    return _grown(star, base, shape, live, ends, rows, memory)
+    return _grown(star, base, shape, live, ends, rows, lines, memory)
 
 
-def _grown(star: Star, base: Tensor, shape, places: Tensor, ends: tuple, rows: list, memory: float) -> Star:
-    """A star with new predicates at flat ``places``, ``ends`` their box, each row form(a) + sign y <= 0."""
+def _grown(
+    star: Star, base: Tensor, shape, places: Tensor, ends: tuple, rows: list, lines: Tensor, memory: float
+) -> Star:
+    """A star with new predicates at flat ``places``, ``ends`` their box, each row form(a) + sign y <= 0. ``lines``
+    marks the rows that are one of a predicate's two lines."""
     old, new = star.predicates, len(places)
     size = (1 + old + new) * base.shape[1] * 8 / 1e9
     if size > memory:
@@ -269,7 +298,9 @@ def _grown(star: Star, base: Tensor, shape, places: Tensor, ends: tuple, rows: l
         owners.append(old + owner)
     A = vstack([hstack([star.A, csr_array((len(star.d), new))]), *parts]).tocsr()
     lower, upper = (torch.cat([was, end]) for was, end in zip((star.lower, star.upper), ends))
-    return Star(images.view(-1, *shape), lower, upper, A, np.concatenate(limits), np.concatenate(owners), star.counts)
+    lines = star.lines + (len(star.d) + lines.nonzero()[:, 0].numpy(),) * (new > 0)
+    d, owner = np.concatenate(limits), np.concatenate(owners)
+    return Star(images.view(-1, *shape), lower, upper, A, d, owner, lines, star.counts)
 
 
 def reach(

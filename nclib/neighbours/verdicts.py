@@ -78,7 +78,7 @@ def by_programs(star: Star, reference: Tensor) -> Tensor:
     while len(places):
         worst = low[:, *places.T].argmin(0)
         forms = star.images[:, worst, *places.T] - star.images[:, reference[*places.T], *places.T]
-        low[worst, *places.T] = -torch.from_numpy(maximise(star, forms.T.numpy()))
+        low[worst, *places.T] = -torch.from_numpy(maximise(star, forms.T.numpy(), -SLACK))
         places = places[low[worst, *places.T] > SLACK]
         done = (low[:, *places.T] > SLACK).all(0)
         verdict[*places[done].T] = 1

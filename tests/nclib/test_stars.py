@@ -184,6 +184,43 @@ def test_the_second_relu_layer_of_a_line_needs_no_solver():
     assert np.abs(stars.maximise(middle, forms) - best).max() < 1e-8
 
 
+@pytest.mark.parametrize("pool", [nn.AvgPool2d, nn.MaxPool2d])
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_what_lines_settle_a_program_would_settle_too(pool, share):
+    """They bound the optimum, CROWN's own bounds where their slopes are the same, and spare programs of every kind."""
+    net, star = small_net(2, pool, depth=3), small_set(2)
+    out = stars.reach(net, star, share)
+    forms = out.images.flatten(1).T.numpy()
+    forms = np.concatenate([forms, -forms, np.diff(forms, axis=0)])
+    best, lines = stars.maximise(out, forms), stars._by_lines(out, forms)
+    assert (lines >= best - 1e-9).all() and (lines < stars._by_box(out, forms) - 1e-6).any()
+    enough, before = float(np.median(best)), out.counts["programs"]
+    quick = stars.maximise(out, forms, enough)
+    assert (out.counts["programs"] - before) < 0.9 * len(forms) and (quick >= best - 1e-9).all()
+    assert np.abs(quick - best)[best >= enough].max() < 1e-7 and ((quick < enough) == (best < enough)).all()
+
+
+def test_lines_with_the_slopes_of_crown_are_crown():
+    """With the first layer's bounds, which both have, forms of the second layer's input are bounded alike."""
+    net, star = small_net(3), small_set(3)
+    known, _ = bounds.crown(net, star)
+    middle = stars.reach(nn.Sequential(*list(net)[:4]), star, 1.0)
+    forms = middle.images.flatten(1).T.numpy()
+    low, high = (bound.flatten().numpy() for bound in known[1])
+    assert np.abs(stars._by_lines(middle, forms) - high).max() < 1e-8
+    assert np.abs(-stars._by_lines(middle, -forms) - low).max() < 1e-8
+
+
+def test_a_star_is_the_same_whether_lines_spare_programs_or_not(monkeypatch):
+    net, star = small_net(2, depth=3), small_set(2)
+    quick = stars.reach(net, star)
+    monkeypatch.setattr(stars, "_by_lines", stars._by_box)
+    plainly = stars.reach(net, star)
+    assert quick.counts["programs"] < plainly.counts["programs"]
+    assert quick.predicates == plainly.predicates
+    assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(stars.ranges(quick), stars.ranges(plainly)))
+
+
 def test_a_program_that_fails_leaves_the_box(monkeypatch):
     net, star = small_net(1), small_set(1)
     loose = stars.reach(net, star, 1.0)
