@@ -203,8 +203,9 @@ class Finding:
             bounds = " [{:.3g} and {:.3g}]".format(*sorted(self.values))
         elif len(self.values) > 2:
             bounds = f" [{self.low:.3g}, {self.high:.3g}]"
-        c = self.condition
-        return f"{c.name} {self.mean:.3g}{bounds} ({c.comparison} {c.threshold:g}: {self.status})"
+        c, spread = self.condition, max(self.values) - min(self.values)
+        mean = 0.0 if abs(self.mean) < 1e-6 * spread else self.mean  # what rounding leaves where seeds cancel
+        return f"{c.name} {mean:.3g}{bounds} ({c.comparison} {c.threshold:g}: {self.status})"
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from ..seeds import ENOUGH, words
 from .claims import Finding as Measured
 from .claims import Judgement, judge
 from .ledger import claim_of, tag
+from .records import RECORDED
 from .sentences import said
 
 
@@ -73,11 +74,15 @@ FINDINGS = (
 
 
 def measured(claim_id: str, records: pd.DataFrame, profile: str) -> dict[str, Judgement]:
-    """The judgements of one claim, by its id: of this profile first, then of all that have records of its chapter."""
+    """The judgements of one claim, by its id: of this profile first, then of all that have records of its chapter,
+    but for a record of this profile that says the same, figure by figure."""
     claim = claim_of(claim_id)
     of_chapter = records[records.chapter == claim.chapter]
     found = {name: judge(claim, rows) for name, rows in of_chapter.groupby("profile", sort=False)}
-    return {profile: found.pop(profile, Judgement("not run")), **found}
+    mine, recorded = found.pop(profile, Judgement("not run")), found.get(profile + RECORDED)
+    if recorded and (recorded.verdict, recorded.measured()) == (mine.verdict, mine.measured()):
+        del found[profile + RECORDED]
+    return {profile: mine, **found}
 
 
 def told(finding: Finding, found: dict[str, Judgement], profile: str) -> HTML:

@@ -12,7 +12,7 @@ from . import beyond, paper
 from .claims import Case, Claim, Judgement, decide, judge
 from .companions import COMPANIONS
 from .pages import Page, glue, in_the_book
-from .records import of, origins, own, recorded
+from .records import RECORDED, of, origins, own, recorded
 from .sentences import said
 
 CLAIMS = (*paper.CLAIMS, *beyond.CLAIMS)
@@ -72,9 +72,12 @@ def tag(claim_id: str) -> str:
 
 
 def overview(table: pd.DataFrame):
-    """Claims by row, profiles by column, verdicts coloured: from ``judged``."""
+    """Claims by row, profiles by column, verdicts coloured: from ``judged``. A record of the profile's own name has no
+    column where its verdicts are the same."""
     wide = table.pivot_table(index=["id", "claim"], columns="profile", values="verdict", aggfunc="first", sort=False)
     wide = wide.fillna("not run").reset_index().rename_axis(columns=None)
+    twins = [(name, name.removesuffix(RECORDED)) for name in wide if name.endswith(RECORDED)]
+    wide = wide.drop(columns=[name for name, own in twins if wide[name].equals(wide.get(own))])
     return coloured(wide, list(wide.columns[2:])).set_properties(subset=["claim"], **{"min-width": "15em"})
 
 
@@ -88,7 +91,7 @@ def as_markdown(records: pd.DataFrame) -> str:
 
     The claim's companions stand below it.
     """
-    out, table, beside = [], judged(records), judged(records, COMPANIONS)
+    out, table, beside = [], _once(judged(records)), _once(judged(records, COMPANIONS))
     ways = {claim.id: claim.right_way for claim in CLAIMS}
     for claim, rows in table.groupby("id", sort=False):
         first = rows.iloc[0]
@@ -176,6 +179,12 @@ def against_paper(records: pd.DataFrame, profile: str):
     style = table.astype({"paper": float, "ours": float, "difference": float}).style.hide(axis="index")
     style = style.format("{:.3g}", subset=["ours", "difference"], na_rep="–")
     return style.format("{:.3g}", subset=["paper"], na_rep="direction only; no value at hand")
+
+
+def _once(table: pd.DataFrame) -> pd.DataFrame:
+    """Without the rows of a record that say, figure by figure, what the profile's own do."""
+    own = table.assign(profile=table.profile.str.removesuffix(RECORDED))
+    return table[~(own.duplicated() & table.profile.str.endswith(RECORDED))]
 
 
 def _lines(rows: pd.DataFrame) -> list[str]:

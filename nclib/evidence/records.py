@@ -19,6 +19,7 @@ from .provenance import environment, foot, peak_memory
 COLUMNS = ["profile", "chapter", "model", "recipe", "seed", "epoch", "split", "layer", "view", "measure", "value"]
 REQUIRED = ("name", "profile", "chapter", "parameters", "device", "versions", "commit", "seconds")
 OF_RUNS = ("recipes", "dtypes")  # required where a row names a recipe
+RECORDED = ", recorded"  # behind the name of a profile: its committed records, beside its own
 
 
 def place(page: Page) -> Path:
@@ -174,7 +175,7 @@ def everything(profile: str) -> pd.DataFrame:
         frame = load(folder)
         if folder == recorded(profile):
             same = np.array_equal(mine.value.to_numpy(float), frame.value.to_numpy(float), equal_nan=True)
-            frame = frame[:0] if same else frame.assign(profile=f"{profile}, recorded")
+            frame = frame[:0] if same else frame.assign(profile=profile + RECORDED)
         frames.append(frame)
     return pd.concat([f for f in (mine, *frames) if len(f)] or [mine], ignore_index=True)
 

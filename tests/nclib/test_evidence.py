@@ -11,7 +11,7 @@ from conftest import ROOT
 
 import nclib as nc
 from nclib.evidence import ledger, pages, provenance, records
-from nclib.evidence.claims import Claim, Condition, Lookup, at_most, judge
+from nclib.evidence.claims import Claim, Condition, Finding, Lookup, at_most, judge, of
 from nclib.evidence.companions import COMPANIONS
 from nclib.evidence.pages import Page
 from nclib.evidence.sentences import said
@@ -371,6 +371,25 @@ def test_the_ledger_has_a_row_per_claim_and_profile():
     assert "(claim-c6-fixed)=" in boxes and "- *cifar10-mini*, one seed: **holds**" in boxes
     assert "- **not run**: *digits*, *cifar10-mini*." in boxes.split("(claim-c6-fixed)=")[1].split(":::\n")[1]
     assert not any("not run" in line and "holds" in line for line in boxes.splitlines())
+
+
+def test_a_record_stands_beside_the_profiles_own_run_only_where_it_says_something_else():
+    made = lambda name, **values: pd.DataFrame(collapse_rows(**values)).assign(chapter="collapse", profile=name)
+    one, same = made("digits"), made("digits, recorded")
+    other, failed = made("digits, recorded", nc1=0.6), made("digits, recorded", nc1=20.0)
+    for record, beside in ((same, False), (other, True)):
+        boxes = ledger.as_markdown(pd.concat([one, record]))
+        assert ("*digits, recorded*, one seed" in boxes) == beside and "*digits*, one seed" in boxes
+    assert list(ledger.overview(ledger.judged(pd.concat([one, same]))).data.columns[2:]) == ["digits"]
+    columns = ledger.overview(ledger.judged(pd.concat([one, failed]))).data.columns[2:]
+    assert list(columns) == ["digits", "digits, recorded"]
+
+
+def test_seeds_that_cancel_leave_no_figure_of_rounding():
+    condition = at_most("gap", of("standard", "gap"), 0.01)
+    text = lambda mean, *values: Finding(condition, values, mean, -0.04, 0.04, "open", True).text()
+    assert text(1.19e-8, -0.02, 0.02, 0.0) == "gap 0 [-0.04, 0.04] (≤ 0.01: open)"
+    assert text(1.19e-8, 1.19e-8).startswith("gap 1.19e-08 (") and text(float("nan"), 0.1, 0.2).startswith("gap nan [")
 
 
 # Records -----------------------------------------------------------------------------------------
