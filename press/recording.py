@@ -27,11 +27,14 @@ def record(profile: str) -> Path:
     if LEDGER in chapters(profile):
         run_chapter(LEDGER, profile)  # anew, as its table has this run as the recorded one now
     _replace(results, place, "pages")
-    used = networks(place)
+    used, others = networks(place), [f for f in (home() / "results").iterdir() if f != results]
     for name, snapshots in used.items():
-        ship(name, results / "networks", snapshots)
+        there = [f for f in (results, *others) if (f / "networks" / name).exists()]
+        ship(name, (there or [results])[0] / "networks", snapshots)  # once, whichever profile was the first to use it
+    named = "".join(file.read_text("utf-8") for other in others for file in other.glob("records/*.json"))
     for folder in (f for f in results.glob("networks/*") if f.name not in used):
-        shutil.rmtree(folder)
+        if f'"{folder.name.split("-")[0]}"' not in named:
+            shutil.rmtree(folder)
     if profile == "digits":
         _readme(load(results / "records"))
         picture = place / "source" / "_static" / "picture.svg"

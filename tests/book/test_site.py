@@ -180,7 +180,7 @@ def test_names_in_prose_lead_to_their_entries_and_code_stays_code(site):
     text = (site[1] / "attacks.html").read_text()
     assert (
         'href="api.html#api-robust-accuracy"' in text
-        and 'href="../api.html#' in (site[1] / "cifar10-400" / "attacks.html").read_text()
+        and 'href="../api.html#' in (site[1] / "cifar10-mini" / "attacks.html").read_text()
     )
     assert not re.findall(r'<div class="highlight"><pre>[^/]*<a href="api', text)
 

@@ -374,7 +374,9 @@ def test_the_ledger_has_a_row_per_claim_and_profile():
 
 
 def test_a_record_stands_beside_the_profiles_own_run_only_where_it_says_something_else():
-    made = lambda name, **values: pd.DataFrame(collapse_rows(**values)).assign(chapter="collapse", profile=name)
+    def made(name, **values):
+        return pd.DataFrame(collapse_rows(**values)).assign(chapter="collapse", profile=name)
+
     one, same = made("digits"), made("digits, recorded")
     other, failed = made("digits, recorded", nc1=0.6), made("digits, recorded", nc1=20.0)
     for record, beside in ((same, False), (other, True)):
@@ -387,7 +389,10 @@ def test_a_record_stands_beside_the_profiles_own_run_only_where_it_says_somethin
 
 def test_seeds_that_cancel_leave_no_figure_of_rounding():
     condition = at_most("gap", of("standard", "gap"), 0.01)
-    text = lambda mean, *values: Finding(condition, values, mean, -0.04, 0.04, "open", True).text()
+
+    def text(mean, *values):
+        return Finding(condition, values, mean, -0.04, 0.04, "open", True).text()
+
     assert text(1.19e-8, -0.02, 0.02, 0.0) == "gap 0 [-0.04, 0.04] (≤ 0.01: open)"
     assert text(1.19e-8, 1.19e-8).startswith("gap 1.19e-08 (") and text(float("nan"), 0.1, 0.2).startswith("gap nan [")
 

@@ -113,6 +113,27 @@ def test_snapshots_that_a_page_asks_for_travel_and_no_longer_when_none_does(reco
     assert not list(results.glob("networks/*/epoch-*"))
 
 
+def test_a_network_of_two_profiles_travels_once_and_for_both(recorded):
+    house, results = recorded
+    mine, other = results / "networks", house / "results" / "other"
+    (other / "networks").mkdir(parents=True), (other / "records").mkdir()
+    name = next(n for n in recording.networks(house / "_build" / "smoke") if not n.endswith("-film"))
+    try:
+        (mine / name).rename(other / "networks" / name)
+        recording.record("smoke")
+        assert (other / "networks" / name / "model.safetensors").exists() and not (mine / name).exists()
+        (other / "networks" / name).rename(mine / name)
+        for left in ("aaaaaaaaaaaa-float32", "bbbbbbbbbbbb-float32"):  # of which the other profile names one
+            (mine / left).mkdir()
+        (other / "records" / "layers.json").write_text(json.dumps({"recipes": {"aaaaaaaaaaaa": {}}}))
+        recording.record("smoke")
+        assert (mine / "aaaaaaaaaaaa-float32").exists() and not (mine / "bbbbbbbbbbbb-float32").exists()
+    finally:
+        shutil.rmtree(other), shutil.rmtree(mine / "aaaaaaaaaaaa-float32", ignore_errors=True)
+        recording.record("smoke")
+    assert (mine / name).exists()
+
+
 def test_a_book_of_two_minds_is_not_recorded(recorded):
     """One page made anew with other parameters, the rest not yet: refused before anything is replaced."""
     house, results = recorded
