@@ -72,6 +72,12 @@ def imagenette(name: str, root) -> Found:
     def empty() -> list[str]:
         return [place for place in places if not next((where / place).glob("*.JPEG"), None)]
 
+    if name != "imagenette" and (lacking := empty()):
+        raise FileNotFoundError(
+            f"{name}: {where / lacking[0]} is missing or damaged, and this subset is not published: put its pictures"
+            " there, set NCLIB_DATA, or take imagenette"
+        )
+
     def whole(part: str, download: bool):
         found = Imagenette(folder(root), part, "160px", download and name == "imagenette")
         if empty():
