@@ -240,8 +240,9 @@ def linear_radius(model, x: Tensor, y: Tensor) -> Tensor:
     """Margin over the l1 length of its gradient (N,): the l-infinity move that would reach the boundary, were the
     network linear. Negative where it errs."""
     x = x.detach().requires_grad_()
-    m = -margin(model(x), y)
-    (gradient,) = torch.autograd.grad(m.sum(), x)
+    with in_mode(model, "eval"):
+        m = -margin(model(x), y)
+        (gradient,) = torch.autograd.grad(m.sum(), x)
     return (m / gradient.flatten(1).abs().sum(1).clamp_min(1e-30)).detach()
 
 

@@ -1,7 +1,9 @@
 """A network that ships, trained anew: the same recipe ends where the shipped one ended, within stated tolerances."""
 
 import json
+import re
 
+import nbformat
 import pytest
 from conftest import ROOT
 
@@ -46,3 +48,11 @@ def test_every_record_of_digits_has_its_networks_beside_it():
     assert named and named <= shipped
     size = sum(file.stat().st_size for file in (ROOT / "results").rglob("*") if file.is_file())
     assert size < 150e6
+
+
+def test_networks_that_were_loaded_answer_for_one_image_as_in_a_batch():
+    """The recorded page of spectra measured shipped networks: in eval mode, where a whitening sees no other image."""
+    cells = nbformat.read(ROOT / "results" / "digits" / "pages" / "spectrum.ipynb", 4).cells
+    told = [o.data["text/plain"] for c in cells for o in c.get("outputs", []) if "text/plain" in o.get("data", {})]
+    (said,) = [text for text in told if "alone − in a batch" in text]
+    assert float(re.search(r"alone − in a batch': ([\d.e+-]+)", said).group(1)) < 1e-3

@@ -235,6 +235,14 @@ def test_a_frozen_whitening_sees_one_image_at_a_time_and_a_batch_dependent_one_d
         assert not torch.allclose(net(x[:20])[:1], net(x[:50])[:1], atol=1e-3)
 
 
+def test_the_radius_is_that_of_the_network_in_eval_mode_and_leaves_its_mode():
+    net, x = whitened()
+    y = net(x).argmax(1)
+    radius = spectrum.linear_radius(net, x, y)
+    net.train()
+    assert torch.equal(spectrum.linear_radius(net, x, y), radius) and net.training
+
+
 def test_freezing_renews_the_factor_and_hands_the_network_back_in_its_mode():
     net, x = whitened()
     before = net.whiten.inverse.clone()

@@ -191,7 +191,7 @@ CLAIMS = (
                   "above standard training's", lambda v: _kept(ADVERSARIAL)(v) > _kept(STANDARD)(v)),
         at_least("rank correlation over epochs of alignment and −log NC1, standard", _together, 0.9),
     )),
-    Claim("K10", "(ours) It is worth a surrogate network, or a hundred queries", "kernel", "fig-kernel-transfer", (
+    Claim("K10", "(ours) It is worth a surrogate network, and a hundred queries", "kernel", "fig-kernel-transfer", (
         Condition("accuracy under the kernel's attack − under a surrogate's, widest practice network",
                   _beside("surrogate"), "≤", 0.05, "the kernel's attack costs more than noise", _an_attack),
         Condition("the same − under a square attack of 100 queries", _beside("square 100"), "≤", 0,
@@ -240,7 +240,8 @@ SAID = {
     },
     "K5": {
         "holds": "Architectures share their leading features; compare the share of a linear kernel, the control.",
-        "holds in part": "Architectures share part of their leading features, less than was set.",
+        "holds in part": "The leading features of architectures overlap less than was set; compare chance, and the "
+        "constant direction, which is a tenth by itself.",
         "fails": "Architectures do not share their leading features here.",
         "about": "architectures share their leading features",
     },
@@ -283,12 +284,12 @@ SAID = {
         "holds in part": "Against a network of practice the closed form is an attack, but not worth all that was set, "
         "a surrogate network and a hundred queries.",
         "fails": "Against a network of practice the closed form is no better than noise.",
-        "about": "the closed form is worth a surrogate network or a hundred queries",
+        "about": "the closed form is worth a surrogate network and a hundred queries",
     },
     "K11": {
         "holds": "That answer is the same on fixed clean images and on fresh attacks.",
         "holds in part": "That answer leans the same way on fixed clean images and on fresh attacks.",
-        "fails": "On fixed clean images and on fresh attacks that answer is not one and the same.",
+        "fails": "On fixed clean images and on fresh attacks that answer is not one and the same, or it is a tie.",
         "about": "that answer depends on the images",
     },
     "K12": {

@@ -127,8 +127,8 @@ SAID: dict[str, dict[str, str]] = {
         "about": "the law makes a network more robust",
     },
     "S3": {
-        "holds": "A 1/n spectrum in the last layer alone does not protect: whiten a layer below it, and the robustness "
-        "goes.",
+        "holds": "Whitening a layer below the last, with the law still asked of the last, costs robustness; compare the "
+        "control, and the slopes that were reached.",
         "holds in part": "Whitening a layer below the last costs robustness, less than was set.",
         "fails": "Whitening a layer below the last costs no robustness.",
         "about": "the layers below the last matter",
@@ -147,8 +147,8 @@ SAID: dict[str, dict[str, str]] = {
         "about": "the law is as good as Jacobian regularisation",
     },
     "S5": {
-        "holds": "Several attacks agree on the gain, and a vanilla network's attack does not do better: the gradients "
-        "are not masked.",
+        "holds": "The attacks agree on the difference that the law makes, gain or not, and a vanilla network's attack "
+        "does not do better: no sign of masked gradients.",
         "holds in part": "A part of the gain is an attack that fails.",
         "fails": "The gain is an attack that fails, or there is none.",
         "about": "the gain is real and no attack that fails",
