@@ -169,7 +169,7 @@ SAID: dict[str, dict[str, str]] = {
     },
     "L2": {
         "holds": "They end at one geometry: classifier and means of each form a simplex, by the authors' measure.",
-        "holds in part": "They end near one geometry, but not every one as near to the simplex as was set.",
+        "holds in part": "Not every loss ends as near to the simplex as was set.",
         "fails": "They do not end at one geometry: some loss is nowhere near the simplex.",
         "about": "the four losses end at one geometry",
     },
@@ -181,7 +181,8 @@ SAID: dict[str, dict[str, str]] = {
     },
     "L3b": {
         "holds": "What separates them from cross-entropy closes with width and length.",
-        "holds in part": "What separates them from cross-entropy shrinks with width and length, by less than was set.",
+        "holds in part": "What separates them from cross-entropy is smaller in the wide and long corner, by less "
+        "than was set, and perhaps by nothing.",
         "fails": "What separates them from cross-entropy does not shrink with width and length.",
         "about": "the gap to cross-entropy closes with width and length",
     },
@@ -212,7 +213,8 @@ SAID: dict[str, dict[str, str]] = {
     },
     "L8": {
         "holds": "Trained on attacks they collapse, and are equally robust at the budget of their training.",
-        "holds in part": "Trained on attacks they move towards collapse and one robustness, short of what was set.",
+        "holds in part": "Trained on attacks they move towards collapse, not all as far as was set; that they differ "
+        "in robustness is not shown.",
         "fails": "Trained on attacks they are not equally robust, or do not collapse.",
         "about": "adversarial training makes the four losses equal",
     },

@@ -127,8 +127,8 @@ SAID: dict[str, dict[str, str]] = {
         "about": "the law makes a network more robust",
     },
     "S3": {
-        "holds": "Whitening a layer below the last, with the law still asked of the last, costs robustness; compare the "
-        "control, and the slopes that were reached.",
+        "holds": "Whitening a layer below the last, with the law still asked of the last, costs robustness; compare "
+        "the control, and the slopes that were reached.",
         "holds in part": "Whitening a layer below the last costs robustness, less than was set.",
         "fails": "Whitening a layer below the last costs no robustness.",
         "about": "the layers below the last matter",

@@ -176,10 +176,12 @@ SAID: dict[str, dict[str, str]] = {
     "N2 text": _sooner_said("the text's baseline"),
     "N2 ordinary": _sooner_said("ordinary weight decay"),
     "N2u": {
-        "holds": "Without a network, too, the spheres need at most half of the iterations, each side at its best step.",
+        "holds": "Without a network, too, the spheres need at most half of the iterations, each side at the best of "
+        "the steps that were tried.",
         "holds in part": "Without a network the spheres need fewer iterations, yet more than half of them, each side "
-        "at its best step.",
-        "fails": "Without a network the spheres need no fewer iterations, each side at its best step.",
+        "at the best of the steps that were tried.",
+        "fails": "Without a network the spheres need no fewer iterations, each side at the best of the steps that were "
+        "tried.",
         "about": "the spheres need fewer iterations without a network",
     },
     "N3": {
@@ -216,7 +218,8 @@ SAID: dict[str, dict[str, str]] = {
     },
     "N8": {
         "holds": "Plain PGD flatters the network of temperature 50 and not that of temperature 1.",
-        "holds in part": "Plain PGD flatters the networks, but the contrast between temperatures is less than was set.",
+        "holds in part": "Plain PGD flatters temperature 50 by less than was set, or temperature 1 by more: that "
+        "masking grows with the temperature does not show.",
         "fails": "Plain PGD does not flatter the networks as the temperature would have it.",
         "about": "masking grows with the temperature",
     },
