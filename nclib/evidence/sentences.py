@@ -6,8 +6,11 @@ A chapter's prose asks for ``{glue:md}`said-c2```, and gets the sentence of C2 t
 from . import beyond
 from .claims import VERDICTS
 
-_OPEN = "Whether {} is too close to call on this page: the seeds do not settle it."
-_MISSING = "Whether {}, this page cannot say: there was nothing to measure it on."
+_OPEN = (
+    "No condition is missed, but the seeds leave one open: whether {}, in every size that was set, is too close to "
+    "call."
+)
+_MISSING = "Whether {}, this page cannot judge: some of what the claim asks for was not run."
 
 SAID = {
     "C1": {
@@ -36,11 +39,12 @@ SAID = {
         "about": "the attacked points cross to the side of other vertices",
     },
     "C5": {
-        "holds": "Training on attacks brings clean and attacked features to collapse, onto one simplex.",
-        "holds in part": "Training on attacks brings clean and attacked features together and towards collapse, "
-        "not as far as was set.",
+        "holds": "Training on attacks lowers NC1 of clean and attacked features by the factor that was set, and brings "
+        "their means onto one simplex.",
+        "holds in part": "Training on attacks lowers NC1 of clean and attacked features and brings their means "
+        "together, not as far as was set.",
         "fails": "Training on attacks does not bring clean and attacked features onto one simplex here.",
-        "about": "clean and attacked features collapse onto one simplex",
+        "about": "clean and attacked features move towards collapse, and onto one simplex",
     },
     "C6 published": {
         "holds": "TRADES with batch norm as published does not collapse as adversarial training does.",
@@ -57,9 +61,10 @@ SAID = {
         "about": "TRADES with batch norm that works collapses less",
     },
     "C7": {
-        "holds": "The robust network's nearest-class-centre rule is as accurate under attack as the network.",
-        "holds in part": "The robust network's nearest-class-centre rule is more accurate under attack than the "
-        "standard one's, but short of what was set.",
+        "holds": "Under PGD made for the network, the robust network's nearest-class-centre rule is as accurate as the "
+        "network, and far more accurate than the standard one's.",
+        "holds in part": "Under PGD made for the network, the robust network's nearest-class-centre rule is more "
+        "accurate than the standard one's, but not as close to the network, or not as far above, as was set.",
         "fails": "The robust network's nearest-class-centre rule does not carry its robustness.",
         "about": "the rule of a robust network is itself robust",
     },
@@ -67,8 +72,9 @@ SAID = {
         "holds": "End to end, the rules of early layers withstand the attack better than the last layer's, and in the "
         "robust network they do not fall with depth.",
         "holds in part": "End to end, the profiles over depth point the way of the paper, but some size falls short.",
-        "fails": "The profiles over depth do not go the paper's way on this page.",
-        "about": "early layers keep what the last one loses",
+        "fails": "One of the two profiles over depth, the standard network's or the robust one's, does not go the "
+        "paper's way on this page.",
+        "about": "early layers keep what the last one loses and the robust network's rules do not fall with depth",
     },
     "C8a": {
         "holds": "Attacked for itself, the best early layer still leads the last one by the margin that was set.",

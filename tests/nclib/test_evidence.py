@@ -480,8 +480,8 @@ def test_what_a_chapter_saves_can_be_loaded(tmp_path, monkeypatch):
     monkeypatch.setenv("NCLIB_RECORDS", str(tmp_path / "records" / "mine"))
     monkeypatch.setenv("NCLIB_HOME", str(ROOT))
     recipe = nc.Recipe(per_class=10, test_per_class=5, width=4, epochs=1, batch=64)
-    run = nc.fit(recipe, tmp_path / "runs", "cpu")
     page = Page("collapse", {"profile": "digits", "epochs": 1, "width": 4})
+    run = nc.fit(recipe, tmp_path / "runs", "cpu")
     html = records.save(page, [run], [records.rows(run.history, run)]).to_html()
     assert "commit" in html and f"{recipe.key}: standard, seed 1, 1 epochs, float32" in html
     assert "learning rate down tenfold after 0.25 and 0.375" in html and "epochs 1, width 4" in html
