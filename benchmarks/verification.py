@@ -22,7 +22,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from nclib.neighbours import bounds, scenes, stars, verdicts
+from nclib.neighbours import bounds, programs, scenes, stars, verdicts
 from nclib.training.kept import kept
 
 TRAINED = dict(scenes_seen=3000, steps=800, batch=32)
@@ -88,14 +88,14 @@ def spared(nets: dict, image: Tensor, repeats: int) -> None:
     for name, net in nets.items():
         found, times = {}, {"all": [], "fewer": []}
         for _ in range(repeats):
-            for way, bound in (("all", stars._by_box), ("fewer", stars._by_lines)):
-                with mock.patch.object(stars, "_by_lines", bound):
+            for way, bound in (("all", programs._by_box), ("fewer", programs._by_lines)):
+                with mock.patch.object(programs, "_by_lines", bound):
                     times[way].append(seconds(lambda: found.update({way: stars.reach(net, star)})))
         ratios = np.array(times["all"]) / np.array(times["fewer"])
         gain = f"{np.median(ratios):.2f} x ({ratios.min():.2f} to {ratios.max():.2f})"
-        programs = {way: out.counts["programs"] for way, out in found.items()}
+        solved = {way: out.counts["programs"] for way, out in found.items()}
         gap = max((a - b).abs().max() for a, b in zip(*(stars.ranges(out) for out in found.values())))
-        rows.append({"network": name} | programs | {"gain": gain, "gap of ranges": f"{gap:.0e}"})
+        rows.append({"network": name} | solved | {"gain": gain, "gap of ranges": f"{gap:.0e}"})
     print(pd.DataFrame(rows).to_string(index=False), "\n")
 
 

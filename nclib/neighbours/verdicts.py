@@ -14,7 +14,8 @@ from scipy.sparse import csr_array
 from torch import Generator, Tensor, nn
 
 from .bounds import crown, line, touched
-from .stars import BLOCK, SLACK, Star, box, maximise, ranges
+from .programs import SLACK, maximise
+from .stars import BLOCK, Star, box, ranges
 
 BRIGHT = 150 / 255  # pixels brighter than this are attacked
 

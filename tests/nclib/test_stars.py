@@ -10,7 +10,7 @@ from scipy.optimize import linprog
 from scipy.sparse import csr_array
 from torch import nn
 
-from nclib.neighbours import bounds, scenes, stars, verdicts
+from nclib.neighbours import bounds, programs, scenes, stars, verdicts
 from nclib.neighbours.scenes import CANVAS, digits_of
 
 torch.set_num_threads(1)
@@ -192,8 +192,8 @@ def test_what_lines_settle_a_program_would_settle_too(pool, share):
     out = stars.reach(net, star, share)
     forms = out.images.flatten(1).T.numpy()
     forms = np.concatenate([forms, -forms, np.diff(forms, axis=0)])
-    best, lines = stars.maximise(out, forms), stars._by_lines(out, forms)
-    assert (lines >= best - 1e-9).all() and (lines < stars._by_box(out, forms) - 1e-6).any()
+    best, lines = stars.maximise(out, forms), programs._by_lines(out, forms)
+    assert (lines >= best - 1e-9).all() and (lines < programs._by_box(out, forms) - 1e-6).any()
     enough, before = float(np.median(best)), out.counts["programs"]
     quick = stars.maximise(out, forms, enough)
     assert (out.counts["programs"] - before) < 0.9 * len(forms) and (quick >= best - 1e-9).all()
@@ -207,14 +207,14 @@ def test_lines_with_the_slopes_of_crown_are_crown():
     middle = stars.reach(nn.Sequential(*list(net)[:4]), star, 1.0)
     forms = middle.images.flatten(1).T.numpy()
     low, high = (bound.flatten().numpy() for bound in known[1])
-    assert np.abs(stars._by_lines(middle, forms) - high).max() < 1e-8
-    assert np.abs(-stars._by_lines(middle, -forms) - low).max() < 1e-8
+    assert np.abs(programs._by_lines(middle, forms) - high).max() < 1e-8
+    assert np.abs(-programs._by_lines(middle, -forms) - low).max() < 1e-8
 
 
 def test_a_star_is_the_same_whether_lines_spare_programs_or_not(monkeypatch):
     net, star = small_net(2, depth=3), small_set(2)
     quick = stars.reach(net, star)
-    monkeypatch.setattr(stars, "_by_lines", stars._by_box)
+    monkeypatch.setattr(programs, "_by_lines", programs._by_box)
     plainly = stars.reach(net, star)
     assert quick.counts["programs"] < plainly.counts["programs"]
     assert quick.predicates == plainly.predicates
@@ -224,7 +224,7 @@ def test_a_star_is_the_same_whether_lines_spare_programs_or_not(monkeypatch):
 def test_a_program_that_fails_leaves_the_box(monkeypatch):
     net, star = small_net(1), small_set(1)
     loose = stars.reach(net, star, 1.0)
-    monkeypatch.setattr(stars, "linprog", lambda *a, **k: type("Failed", (), {"status": 4}))
+    monkeypatch.setattr(programs, "linprog", lambda *a, **k: type("Failed", (), {"status": 4}))
     out = stars.reach(net, star, 0.0)
     assert out.counts["failed"] == out.counts["programs"] > 0
     assert (
@@ -237,7 +237,7 @@ def test_a_program_that_fails_leaves_the_box(monkeypatch):
 
 def test_multipliers_that_are_not_optimal_still_bound(monkeypatch):
     """The certificate holds for any multipliers: here the solver's are spoilt."""
-    real = stars.linprog
+    real = programs.linprog
 
     def spoilt(*a, **k):
         done = real(*a, **k)
@@ -250,7 +250,7 @@ def test_multipliers_that_are_not_optimal_still_bound(monkeypatch):
     tight = stars.reach(net, star, 0.0)
     forms = tight.images.flatten(1).T.numpy()
     best = plain(tight, forms)
-    monkeypatch.setattr(stars, "linprog", spoilt)
+    monkeypatch.setattr(programs, "linprog", spoilt)
     assert (stars.maximise(tight, forms) >= best - 1e-9).all()
     reference = reference_of(net, star)
     verdict = verdicts.by_programs(stars.reach(net, star, 0.0), reference)

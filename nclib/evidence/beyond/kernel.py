@@ -240,8 +240,7 @@ SAID = {
     },
     "K5": {
         "holds": "Architectures share their leading features; compare the share of a linear kernel, the control.",
-        "holds in part": "The leading features of architectures overlap less than was set; compare chance, and the "
-        "constant direction, which is a tenth by itself.",
+        "holds in part": "Leading features overlap less than was set; a tenth is the constant direction's alone.",
         "fails": "Architectures do not share their leading features here.",
         "about": "architectures share their leading features",
     },
