@@ -19,7 +19,6 @@ def maximise(star, forms: np.ndarray, enough: float = -inf) -> np.ndarray:
     bound of the box stands. A form gets no program where one line for each predicate shows that it stays below
     ``enough``: that bound is certified too, and not optimal.
     """
-    low, high = star.lower.numpy(), star.upper.numpy()
     found = _by_box(star, forms)
     if enough > -inf:
         found = np.minimum(found, _by_lines(star, forms))
@@ -34,7 +33,7 @@ def maximise(star, forms: np.ndarray, enough: float = -inf) -> np.ndarray:
     kept, sizes = cones[:, owner], cones.sum(1)
     closed = ~kept.any(1)
     found[closed] = np.minimum(found, _by_box(star, forms))[closed]
-    todo = np.flatnonzero(~closed)
+    low, high, todo = star.lower.numpy(), star.upper.numpy(), np.flatnonzero(~closed)
     star.counts["programs"] += len(todo)
     for part in np.split(todo, np.flatnonzero(np.diff(np.cumsum(sizes[todo]) // TOGETHER)) + 1) if len(todo) else []:
         bound = _solve(forms[part], A, d, low, high, cones[part], kept[part])
