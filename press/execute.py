@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import time
 from hashlib import sha256
 from html import escape
@@ -18,6 +19,8 @@ from nclib.runtime import alone, home, write
 
 from . import TEMPLATES, BookError
 from .profiles import LEDGER, book_folder, parameters, source
+
+SVG, _FINE = "image/svg+xml", re.compile(r"-?\d+\.\d{3,}")
 
 
 def execution_key(chapter: str, values: dict, place: Path) -> str:
@@ -94,13 +97,31 @@ def run_notebook(notebook: Path, copy: Path, values: dict, cwd: Path) -> None:
 
 
 def _tidy(notebook):
-    """An executed copy without papermill's paths and timings, and without what went to stderr."""
+    """An executed copy without papermill's paths and timings, and without what went to stderr; its drawings lean."""
     for part in (notebook, *notebook.cells):
         part.metadata.pop("papermill", None)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+            for output in cell.outputs:
+                if SVG in output.get("data", {}):
+                    output.data[SVG] = lean(output.data[SVG])
     return notebook
+
+
+def lean(svg: str) -> str:
+    """matplotlib's drawing as it is seen: to a hundredth of a point, without metadata, comments, line breaks, and names
+    that nothing in it refers to."""
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.S)
+    svg = re.sub(r'(?<=\s)(d|x|y)="([^"]*)"', lambda m: f'{m[1]}="{" ".join(_FINE.sub(_rounded, m[2]).split())}"', svg)
+    named = set(re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', svg))
+    used = {name for pair in named for name in pair}
+    svg = re.sub(r' id="([^"]*)"', lambda m: m[0] if m[1] in used else "", svg)
+    return re.sub(r">\s+<", "><", svg)
+
+
+def _rounded(number: re.Match) -> str:
+    return f"{float(number[0]):.2f}".rstrip("0").rstrip(".")
 
 
 def report(template: str, page: Path, values: dict, title: str, cwd: Path) -> Path:

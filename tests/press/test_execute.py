@@ -1,10 +1,13 @@
 """A chapter executed: what its page depends on, cells that raise, Ctrl-C, overrides."""
 
+import io
 import os
 import re
 import shutil
 import signal
+from xml.etree import ElementTree
 
+import matplotlib.pyplot as plt
 import nbformat
 import psutil
 import pytest
@@ -15,6 +18,9 @@ import nclib as nc
 from nclib.evidence import provenance
 from nclib.evidence.pages import literals
 from press import execute
+
+_METADATA = re.compile(r"metadata|purl\.org|creativecommons|rdf-syntax")
+_NUMBER, _REFERRED = re.compile(r"-?\d+(?:\.\d+)?"), re.compile(r"url\(#(.+?)\)|^#(.+)")
 
 
 @pytest.mark.expensive
@@ -109,3 +115,29 @@ def test_an_override_leaves_the_profile_alone(smoke, overridden):
     mine, profiles = nc.records.read(overridden.with_suffix(".csv")), nc.records.read(made / "records" / "attacks.csv")
     assert set(mine.profile) == {"smoke, epsilon 0.1"} and set(profiles.profile) == {"smoke"}
     assert (overridden.parent / "stamps" / "attacks-0.1.json").exists()
+
+
+def test_a_lean_drawing_has_all_that_is_seen():
+    figure, (lines, picture) = plt.subplots(1, 2)
+    lines.semilogy([1, 2, 3], [0.1, 3, 20], "o--", label=r"$\epsilon > 0$, a  b")
+    lines.legend()
+    picture.pcolormesh([[0.0, 1.0], [2.0, 3.0]])
+    plt.close(figure)
+    figure.savefig(file := io.StringIO(), format="svg")
+    whole, lean = (ElementTree.fromstring(text) for text in (file.getvalue(), execute.lean(file.getvalue())))
+    seen, kept = ([e for e in tree.iter() if not _METADATA.search(e.tag)] for tree in (whole, lean))
+    assert [e.tag for e in kept] == [e.tag for e in seen] and len(kept) == len(list(lean.iter()))
+    names = {e.get("id") for e in kept}
+    for before, after in zip(seen, kept):
+        assert (after.text or "").strip() == (before.text or "").strip()
+        for name, value in before.attrib.items():
+            said = after.get(name)
+            if name in ("d", "x", "y"):
+                assert _NUMBER.sub("", said).split() == _NUMBER.sub("", value).split()
+                numbers = ([float(n) for n in _NUMBER.findall(text)] for text in (value, said))
+                assert next(numbers) == pytest.approx(next(numbers), abs=0.0051)
+            else:
+                assert said == value or (name == "id" and said is None)
+            assert set(filter(None, sum(_REFERRED.findall(said or ""), ()))) <= names
+    assert len(execute.lean(file.getvalue())) < 0.9 * len(file.getvalue())
+    assert execute.lean(execute.lean(file.getvalue())) == execute.lean(file.getvalue())
