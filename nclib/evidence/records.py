@@ -16,7 +16,8 @@ from ..training.recipe import VERSIONS, Recipe
 from .pages import Page, baseline, page
 from .provenance import environment, foot, peak_memory
 
-COLUMNS = ["profile", "chapter", "model", "recipe", "seed", "epoch", "split", "layer", "view", "measure", "value"]
+MEASURED = ["model", "recipe", "seed", "epoch", "split", "layer", "view", "measure", "value"]  # a file's columns
+COLUMNS = ["profile", "chapter", *MEASURED]
 REQUIRED = ("name", "profile", "chapter", "parameters", "device", "versions", "commit", "seconds")
 OF_RUNS = ("recipes", "dtypes")  # required where a row names a recipe
 RECORDED = ", recorded"  # behind the name of a profile: its committed records, beside its own
@@ -66,12 +67,13 @@ def table(frame: pd.DataFrame, rows: str | list[str], measures: list[str]):
 
 
 def save(page: Page, runs: list, tables: list[pd.DataFrame], kept: Sequence = (), device="cpu"):
-    """Write a page's records (CSV) and their provenance (JSON); returns the provenance as a table.
+    """Write a page's records (CSV) and their provenance (JSON, which names profile and chapter); returns the
+    provenance as a table.
 
     ``runs`` are networks of recipes, ``kept`` those of ``training.kept``; a page that trains its own, on ``device`` and
     from its parameters alone, has neither.
     """
-    frame = pd.concat(tables, ignore_index=True).assign(profile=page.name, chapter=page.chapter)
+    frame = pd.concat(tables, ignore_index=True)
     frame["layer"] = frame["layer"].fillna("features") if "layer" in frame else "features"
     device = runs[0].device if runs else device
     origin = {
@@ -92,7 +94,7 @@ def save(page: Page, runs: list, tables: list[pd.DataFrame], kept: Sequence = ()
     }
     there = place(page)
     there.parent.mkdir(parents=True, exist_ok=True)
-    write(Path(f"{there}.csv"), frame.reindex(columns=COLUMNS).to_csv(index=False))
+    write(Path(f"{there}.csv"), frame.reindex(columns=MEASURED).to_csv(index=False))
     write(Path(f"{there}.json"), json.dumps(origin, indent=1))
     return foot(origin)
 
@@ -108,8 +110,8 @@ def of(page: Page) -> pd.DataFrame:
 
 
 def read(file: Path) -> pd.DataFrame:
-    """One page's records. ValueError, naming the file, for records without their provenance, or with a recipe whose
-    key is not the one that their rows name. Rows without a recipe need none: no network was measured."""
+    """One page's records in ``COLUMNS``. ValueError, naming the file, for records without their provenance, or with a
+    recipe whose key is not the one that their rows name. Rows without a recipe need none: no network was measured."""
     origin_file = file.with_suffix(".json")
     if not origin_file.exists():
         raise ValueError(f"{file}: refused, {origin_file.name} with its provenance is missing")
@@ -125,9 +127,7 @@ def read(file: Path) -> pd.DataFrame:
             raise ValueError(f"{file}: refused, the recipe given for key {key} has key {real}")
     if unknown := set(frame.recipe.dropna()) - set(named):
         raise ValueError(f"{file}: refused, no recipe given for key {sorted(unknown)[0]}")
-    if strange := set(frame.profile) - {origin["name"]}:
-        raise ValueError(f"{file}: refused, rows of {sorted(strange)[0]!r} in a page named {origin['name']!r}")
-    return frame
+    return frame.assign(profile=origin["name"], chapter=origin["chapter"])[COLUMNS]
 
 
 def load(folder: Path) -> pd.DataFrame:

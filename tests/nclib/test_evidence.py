@@ -408,8 +408,7 @@ ORIGIN = dict(name="digits", profile="digits", chapter="attacks", parameters={"e
 def write(place, values=(1.0,), file="attacks", **changes):
     """One page's records and provenance, with some of it changed; None leaves a thing out."""
     origin = {k: v for k, v in (ORIGIN | changes).items() if v is not None}
-    rows = [row("standard", "nc1", v) | {"recipe": RECIPE.key, "chapter": "attacks"} for v in values]
-    frame = pd.DataFrame(rows, columns=records.COLUMNS).assign(profile=origin.get("name"))
+    frame = pd.DataFrame([row("standard", "nc1", v) | {"recipe": RECIPE.key} for v in values], columns=records.MEASURED)
     frame.to_csv(place / f"{file}.csv", index=False)
     (place / f"{file}.json").write_text(json.dumps(origin))
 
@@ -436,6 +435,15 @@ def test_a_record_without_its_file_or_its_recipe_is_refused(tmp_path):
     write(tmp_path, recipes={other.key: other.canonical()})
     with pytest.raises(ValueError, match=f"no recipe given for key {RECIPE.key}"):
         records.load(tmp_path)
+
+
+def test_a_file_says_its_rows_and_its_origin_says_whose_they_are(tmp_path):
+    """One place each: profile and chapter in the origin. Files of an older library had them in their rows, too."""
+    write(tmp_path)
+    now = records.load(tmp_path)
+    assert list(now) == records.COLUMNS and set(now.profile) == {"digits"} and set(now.chapter) == {"attacks"}
+    pd.read_csv(file := tmp_path / "attacks.csv").assign(profile="digits", chapter="attacks").to_csv(file, index=False)
+    pd.testing.assert_frame_equal(records.load(tmp_path), now)
 
 
 def test_a_row_that_measured_no_network_needs_no_recipe(tmp_path):
