@@ -130,11 +130,11 @@ def keeps_contrast(browser, mode):
 
 
 def test_figures_have_an_opaque_ground(site):
-    """A transparent plot vanishes in dark mode: the first patch of every drawing is white."""
+    """A transparent plot vanishes in dark mode: the first thing that a drawing fills is white."""
     drawings = sorted((site[1] / "_images").glob("*.svg"))
     assert len(drawings) >= 12
     for file in drawings:
-        ground = re.search(r'<g id="patch_1">\s*<path[^>]*style="fill: ([^;"]+)', file.read_text())
+        ground = re.search(r'</defs>.*?<path[^>]*style="fill: ([^;"]+)', file.read_text(), re.S)
         assert ground and ground.group(1) == "#ffffff", file.name
 
 
