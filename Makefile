@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: book test check golden lint record serve lab notebooks bench pdf compare exercises retype kit clean help
 .PHONY: locked lock links publish
 PIP = $(BIN)/python -m pip install -q --disable-pip-version-check
-# TORCH=cpu: a build of torch without CUDA, 1.6 GB in place of 5.4. uv knows where PyTorch keeps its builds.
+# TORCH=cpu: a build of torch without CUDA, 1.6 GB in place of 5.5. uv knows where PyTorch keeps its builds.
 INSTALL = $(if $(TORCH),$(BIN)/uv pip install -q --python $(BIN)/python --torch-backend $(TORCH),$(PIP))
 
 .venv/installed: requirements.txt pyproject.toml

@@ -11,7 +11,7 @@ from bs4 import BeautifulSoup
 from nclib.runtime import home, write
 
 from . import TEMPLATES, BookError
-from .profiles import book_folder
+from .profiles import book_folder, chapters
 
 PDF = ' The book as a <a href="{}book.pdf">PDF</a>.'
 PATIENCE = 300_000  # milliseconds of the browser's virtual time, a bound: it prints when MathJax has nothing left to do
@@ -20,6 +20,8 @@ PATIENCE = 300_000  # milliseconds of the browser's virtual time, a bound: it pr
 def print_book(profile: str) -> Path:
     """``_build/<profile>/book.pdf`` from the site. BookError, in one line, where there is no site or no Chromium."""
     place = home() / "_build" / profile
+    if chapters(profile) != chapters():
+        raise BookError(f"profile {profile} has some chapters only, so no site and nothing to print: choose another")
     if not (place / "site").exists():
         raise BookError(f"nothing to print: run 'make book PROFILE={profile}' first")
     chromium = shutil.which("chromium") or shutil.which("google-chrome")

@@ -6,10 +6,7 @@ A chapter's prose asks for ``{glue:md}`said-c2```, and gets the sentence of C2 t
 from . import beyond
 from .claims import VERDICTS
 
-_OPEN = (
-    "No condition is missed, but the seeds leave one open: whether {}, in every size that was set, is too close to "
-    "call."
-)
+_OPEN = "Over these seeds it is too close to call whether {}, in every size that was set."
 _MISSING = "Whether {}, this page cannot judge: some of what the claim asks for was not run."
 
 SAID = {

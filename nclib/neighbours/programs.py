@@ -6,16 +6,16 @@ import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import csr_array
 
-SLACK = 1e-9  # by which every bound is moved outwards and every proof must hold: far above what rounding loses
+SLACK = 1e-9  # by which a program's bound is moved outwards and every proof must hold: far above what rounding loses
 TOGETHER = 3000  # predicates of the programs that are solved in one call
 
 
 def maximise(star, forms: np.ndarray, enough: float = -inf) -> np.ndarray:
     """Upper bounds (n,) of affine forms (n, 1 + p) of the predicates over the star: optimal, and certified.
 
-    For multipliers y >= 0 every w.a is at most y.d plus the maximum of (w - A'y).a over the box: the bound, whatever
-    y a solver gives. Of the newest predicates the multipliers of upper faces are known: the positive parts of w.
-    Of the rest, only predicates that a form can reach through rows matter, its cone. Where a program fails the
+    For finite multipliers y >= 0 every w.a is at most y.d plus the maximum of (w - A'y).a over the box: the bound,
+    whichever y a solver gives. Of the newest predicates the multipliers of upper faces are known: the positive parts of
+    w. Of the rest, only predicates that a form can reach through rows matter, its cone. Where a program fails the
     bound of the box stands. A form gets no program where one line for each predicate shows that it stays below
     ``enough``: that bound is certified too, and not optimal.
     """
@@ -37,8 +37,8 @@ def maximise(star, forms: np.ndarray, enough: float = -inf) -> np.ndarray:
     star.counts["programs"] += len(todo)
     for part in np.split(todo, np.flatnonzero(np.diff(np.cumsum(sizes[todo]) // TOGETHER)) + 1) if len(todo) else []:
         bound = _solve(forms[part], A, d, low, high, cones[part], kept[part])
-        star.counts["failed"] += len(part) * (bound is None)
-        found[part] = found[part] if bound is None else np.minimum(found[part], bound + SLACK)
+        star.counts["failed"] += int(np.isinf(bound).sum())
+        found[part] = np.minimum(found[part], bound + SLACK)
     return found
 
 
@@ -84,8 +84,8 @@ def _step(A: csr_array, owner: np.ndarray) -> csr_array:
     return csr_array((np.ones(A.nnz, dtype=np.float32), (owner[entries.row], entries.col)), shape=(A.shape[1],) * 2)
 
 
-def _solve(forms, A, d, low, high, cones, kept) -> np.ndarray | None:
-    """Certified bounds of some forms, their cones' programs solved as one, side by side."""
+def _solve(forms, A, d, low, high, cones, kept) -> np.ndarray:
+    """Certified bounds of some forms, their cones' programs solved as one, side by side; inf where that fails."""
     entries = A.tocoo()
     form, entry = np.nonzero(kept[:, entries.row])
     column, row = (np.cumsum(mask).reshape(mask.shape) - 1 for mask in (cones, kept))
@@ -97,9 +97,11 @@ def _solve(forms, A, d, low, high, cones, kept) -> np.ndarray | None:
     bounds = np.stack([low[at_column], high[at_column]], axis=1)
     done = linprog(-w, block, limit, bounds=bounds, method="highs-ds", options={"presolve": False})
     if done.status != 0:
-        return None
+        return np.full(len(forms), inf)
     y = np.maximum(-done.ineqlin.marginals, 0)
+    y[~np.isfinite(y)] = 0  # no multiplier at all is one, too
     rest = w - block.T @ y
     box = np.maximum(rest * bounds[:, 0], rest * bounds[:, 1])
     count = len(forms)
-    return forms[:, 0] + np.bincount(of_row, y * limit, count) + np.bincount(of_column, box, count)
+    bound = forms[:, 0] + np.bincount(of_row, y * limit, count) + np.bincount(of_column, box, count)
+    return np.where(np.isfinite(bound), bound, inf)

@@ -64,10 +64,16 @@ def box(centre: Tensor, generators: Tensor, lower: float = 0.0, upper: float = 1
 
 
 def lifted(net: nn.Sequential) -> nn.Sequential:
-    """The network in float64, as a copy, its softmax left out. ValueError for what stars cannot pass exactly."""
-    layers = [deepcopy(layer).double() for layer in net if not isinstance(layer, nn.Softmax | nn.Softmax2d)]
+    """The network in float64, as a copy, a softmax over the classes at its end left out. ValueError for what stars
+    cannot pass exactly, and for weights that are not finite."""
+    layers = [deepcopy(layer).double() for layer in net]
+    last = layers[-1] if layers else None
+    if isinstance(last, nn.Softmax2d) or (isinstance(last, nn.Softmax) and last.dim in (1, -3)):
+        layers.pop()
     for layer in layers:
         kind = type(layer).__name__
+        if not all(tensor.isfinite().all() for tensor in layer.state_dict().values()):
+            raise ValueError(f"{kind} has weights that are not finite")
         if not isinstance(layer, (*AFFINE, nn.ReLU, nn.MaxPool2d)):
             known = ", ".join(c.__name__ for c in (*AFFINE, nn.ReLU, nn.MaxPool2d))
             raise ValueError(f"no rule for the layer {kind}; stars pass {known}")

@@ -1,7 +1,7 @@
 """A verdict for every pixel: proven robust (1), proven attacked (-1), unknown (0); and what is measured of a map.
 
 The reference is the network's own map of the clean image. A pixel is robust where the reference class wins at every
-point of the set, attacked where it wins at none.
+point of the set, attacked where it wins at none; an enclosure shows that for one rival on the whole set.
 """
 
 from dataclasses import replace
@@ -47,7 +47,7 @@ def by_ranges(low: Tensor, high: Tensor, reference: Tensor) -> Tensor:
     """Verdicts (H, W) from bounds (C, H, W) of every class's score alone, as the paper's tool has them: a class is
     possible where its upper bound reaches the largest lower bound."""
     own = F.one_hot(reference, len(low)).permute(2, 0, 1).bool()
-    possible = high >= low.amax(0) - SLACK
+    possible = ~(high < low.amax(0) - SLACK)
     return torch.where((possible == own).all(0), 1, torch.where((possible & own).any(0), 0, -1))
 
 

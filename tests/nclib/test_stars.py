@@ -257,6 +257,46 @@ def test_multipliers_that_are_not_optimal_still_bound(monkeypatch):
     assert contradictions(verdict, net(points(star)), reference) == 0
 
 
+@pytest.mark.parametrize("nonsense", [np.nan, np.inf, -np.inf])
+def test_multipliers_that_are_no_numbers_prove_nothing(monkeypatch, nonsense):
+    """A solver that says it is done, and hands back no numbers: at a = 1 the second class wins by 0.05."""
+    real = programs.linprog
+
+    def broken(*a, **k):
+        done = real(*a, **k)
+        done.ineqlin.marginals = np.full(len(done.ineqlin.marginals), nonsense)
+        return done
+
+    layers = [nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Conv2d(2, 1, 1), nn.ReLU(), nn.Conv2d(1, 2, 1)]
+    values = ([1.0, -1.0], [-0.5, 0.5]), ([2.0, -1.0], [-0.9]), ([0.0, 1.0], [0.05, 0.0])
+    for layer, (weight, bias) in zip(layers[::2], values):
+        layer.weight.data = torch.tensor(weight).view(layer.weight.shape)
+        layer.bias.data = torch.tensor(bias)
+    net, star = stars.lifted(nn.Sequential(*layers)), stars.box(torch.zeros(1, 1, 1), torch.ones(1, 1, 1, 1))
+    first = torch.zeros(1, 1, dtype=torch.long)
+    assert verdicts.by_line(net, star, first) == 0
+    monkeypatch.setattr(programs, "linprog", broken)
+    out = stars.reach(net, star, 0.0)
+    assert out.counts["programs"] > 0
+    for verdict in (verdicts.by_ranges(*stars.ranges(out), first), verdicts.by_margins(out, first)):
+        assert verdict == 0
+    assert verdicts.by_programs(out, first) == 0
+
+
+def test_ranges_that_are_no_numbers_prove_nothing():
+    low, high = (torch.full((3, 1, 1), float("nan")) for _ in range(2))
+    assert verdicts.by_ranges(low, high, torch.zeros(1, 1, dtype=torch.long)) == 0
+
+
+@pytest.mark.parametrize("softmax", [nn.Softmax(1), nn.Softmax(-3), nn.Softmax2d()])
+def test_a_softmax_over_the_classes_at_the_end_changes_no_verdict(softmax):
+    convolution = nn.Conv2d(1, 2, 1)
+    assert len(stars.lifted(nn.Sequential(convolution, softmax))) == 1
+    for net in (nn.Sequential(convolution, softmax, nn.Conv2d(2, 2, 1)), nn.Sequential(convolution, nn.Softmax(-1))):
+        with pytest.raises(ValueError, match="no rule for the layer Softmax"):
+            stars.lifted(net)
+
+
 # Order, where order is a theorem ------------------------------------------------------------------
 
 
@@ -567,6 +607,11 @@ def test_training_learns_and_repeats():
 IMAGE = torch.full((1, 4, 4), 0.9)
 
 
+def not_finite(layer: nn.Module) -> nn.Module:
+    layer.weight.data.fill_(float("nan"))
+    return layer
+
+
 @pytest.mark.parametrize(
     "call,message",
     [
@@ -590,6 +635,7 @@ IMAGE = torch.full((1, 4, 4), 0.9)
             "pads by 'reflect'",
         ),
         (lambda: stars.lifted(nn.Sequential(nn.BatchNorm2d(1))), r"eval mode.*net\.eval\(\)"),
+        (lambda: stars.lifted(nn.Sequential(not_finite(nn.Conv2d(1, 1, 1)))), "Conv2d has weights that are not finite"),
         (lambda: stars.lifted(nn.Sequential(nn.MaxPool2d(3, 1, 1))), "max pooling must have a square window"),
         (lambda: bounds.line(small_net(), small_set()), "for one predicate, not 3"),
         (lambda: bounds.zonotope(small_net(0, nn.MaxPool2d), small_set()), "know no max pooling"),

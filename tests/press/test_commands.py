@@ -29,6 +29,7 @@ REFUSED = [
     (["compare", "nowhere", "digits"], "nothing to compare in 'nowhere'"),
     (["record", "--profile", "smoke"], "nothing to record: run 'make book PROFILE=smoke' first"),
     (["pdf", "--profile", "smoke"], "nothing to print: run 'make book PROFILE=smoke' first"),
+    (["pdf", "--profile", "cifar10-mini"], "cifar10-mini has some chapters only, so no site and nothing to print"),
 ]
 
 

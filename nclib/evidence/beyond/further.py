@@ -237,8 +237,8 @@ SAID = {
         "about": "clean and attacked simplices part on new images",
     },
     "D8": {
-        "holds": "What one network's attack does, it does to another: the points go to the same wrong vertices; a "
-        "robust network's hardly move.",
+        "holds": "One network's attack carries over to another: the class means turn there too, and most points that "
+        "it fools go to the same wrong class. A robust network's means hardly move.",
         "holds in part": "An attack made for one network moves another's features the same way, by less than was set, "
         "or moves a robust one's more.",
         "fails": "An attack made for one network does not carry over to another as the claim has it.",

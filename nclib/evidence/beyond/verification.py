@@ -177,8 +177,8 @@ SAID: dict[str, dict[str, str]] = {
     },
     "A4": {
         "holds": "Spending the programs on the largest triangles beats drawing the neurons by lot.",
-        "holds in part": "Spending the programs on the largest triangles is better than drawing the neurons by lot, "
-        "by less than was set.",
+        "holds in part": "Spending the programs on the largest triangles gains something over drawing the neurons by "
+        "lot, on the mean over seeds, but less than was set.",
         "fails": "On some network, spending the programs on the largest triangles is no better than drawing the "
         "neurons by lot.",
         "about": "the largest triangles are the best choice",
@@ -186,7 +186,7 @@ SAID: dict[str, dict[str, str]] = {
     "A5": {
         "holds": "With max pooling less can be proved, and relaxing saves less.",
         "holds in part": "With max pooling less is proved or less is saved, not as much as was set.",
-        "fails": "Max pooling is not worse to verify in both respects.",
+        "fails": "In at least one of the two respects max pooling is not worse to verify.",
         "about": "max pooling is worse to verify",
     },
     "A6": {
@@ -194,13 +194,15 @@ SAID: dict[str, dict[str, str]] = {
         "cheaper to verify.",
         "holds in part": "The network with a transposed convolution has the better of the dilated one, "
         "not in all respects by what was set.",
-        "fails": "The network with a transposed convolution does not beat the dilated one in all three respects.",
+        "fails": "In at least one of the three respects the network with a transposed convolution does not beat the "
+        "dilated one.",
         "about": "transposed convolutions beat dilated ones",
     },
     "A7": {
         "holds": "With more ReLU layers more pixels stay unknown, at more than twice the cost.",
-        "holds in part": "With more ReLU layers more stays unknown and the cost is higher, not as much as was set.",
-        "fails": "The network with more ReLU layers is not harder to verify in both respects.",
+        "holds in part": "With more ReLU layers more stays unknown or the cost is higher, on the mean over seeds, by "
+        "less than was set.",
+        "fails": "In at least one of the two respects the network with more ReLU layers is not harder to verify.",
         "about": "few ReLU layers are easier to verify",
     },
     "A8": {
