@@ -27,7 +27,7 @@ def check_size(name: str, value, many: bool = False) -> None:
     if len(numbers) != 1 and not many:
         raise ValueError(f"{name} must be one number, not {len(numbers)}")
     for number in numbers:
-        if not isinstance(number, Real) or not isfinite(number) or number < 0:
+        if isinstance(number, bool) or not isinstance(number, Real) or not isfinite(number) or number < 0:
             raise ValueError(f"{name} must be 0 or more and finite, not {number!r}")
 
 
@@ -40,6 +40,9 @@ def check_attack(epsilon, norm="linf", loss="ce", start: str | None = "uniform",
         raise ValueError("loss 'kl' has no gradient at x itself; choose a random start")
     check_size("epsilon", epsilon, many)
     check_count("steps", steps, 0)
+    most = max(epsilon.detach().flatten().tolist(), default=0) if torch.is_tensor(epsilon) else epsilon
+    if norm == "linf" and most > 1:
+        raise ValueError(f"pixels lie in [0, 1], so epsilon is at most 1 in linf, not {most}: 8/255?")
 
 
 def check_targets(targets: Tensor, y: Tensor) -> Tensor:
@@ -85,7 +88,7 @@ def as_model(model, x: Tensor) -> Tensor:
 def check_labels(y: Tensor, count: int, classes: int | None = None) -> Tensor:
     """One class of 0, 1, ... for each of ``count`` samples, as int64 (count,); ValueError, in one line, otherwise."""
     try:
-        y = torch.as_tensor(y)
+        y = torch.as_tensor(y.astype("int64") if getattr(getattr(y, "dtype", None), "kind", "") in ("i", "u") else y)
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"labels must be integers, not {type(y).__name__}") from None
     if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
@@ -102,7 +105,15 @@ def check_labels(y: Tensor, count: int, classes: int | None = None) -> Tensor:
 def check_samples(model, x: Tensor, y: Tensor, labelled: bool = True) -> tuple[Tensor, Tensor]:
     """Images as a model takes them, and, where they are ``labelled``, their labels on the same device."""
     x = as_model(model, check_images(x))
-    return x, check_labels(y, len(x)).to(x.device) if labelled else y
+    if x.dtype.itemsize < 4:
+        raise ValueError(
+            f"{x.dtype} cannot hold a small perturbation: give images and model in float32, model.float(), and let"
+            " torch.autocast compute in less"
+        )
+    if not labelled:
+        return x, y
+    y = check_labels(y, len(x)).to(x.device)
+    return x, y.clone() if y.is_inference() else y  # as of x: made under torch.inference_mode
 
 
 def check_logits(output, rows: int | None = None, classes: int = 2) -> Tensor:
@@ -176,4 +187,4 @@ def masks(model, scaled, x: Tensor, y: Tensor) -> bool:
 
 
 def _warn(words: str) -> None:
-    warnings.warn(f"robust accuracy cannot be believed: {words}", stacklevel=4)
+    warnings.warn(f"robust accuracy cannot be believed: {words}", stacklevel=5)

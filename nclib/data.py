@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -144,11 +145,11 @@ def _known(name: str, root: str | Path | None) -> Dataset:
 def _balanced(data: Dataset, split: str, per_class: int, seed: int) -> Split:
     images, labels = getattr(data, split)
     smallest = int(labels.bincount(minlength=data.num_classes).min())
-    if not isinstance(per_class, int) or not 0 < per_class <= smallest:
+    if not isinstance(per_class, Integral) or isinstance(per_class, bool) or not 0 < per_class <= smallest:
         raise ValueError(
             f"{per_class} images per class asked of {data.name}'s {split} split: its smallest class has {smallest}"
         )
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(labels.device)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(int(seed))).to(labels.device)
     kept = torch.cat([order[labels[order] == c][:per_class] for c in range(data.num_classes)]).sort().values
     return Split(images[kept], labels[kept])
 
@@ -206,6 +207,10 @@ def split(source) -> Split:
         raise ValueError(f"images must be (N, C, H, W), not {tuple(images.shape)}")
     if images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
         images = images.permute(0, 3, 1, 2).contiguous()
+    elif images.shape[1] > 4 and images.shape[3] in (2, 4):
+        raise ValueError(
+            f"images {tuple(images.shape)} may have their channels last: give (N, C, H, W), or three channels"
+        )
     return Split(images if images.dtype == torch.uint8 else check_images(images.float()), labels)
 
 
@@ -256,7 +261,8 @@ def _folder(path: Path) -> tuple:
 def pictures(samples: list[tuple[str, int]], side: int | None = None) -> tuple[Tensor, Tensor]:
     """Images (N, 3, H, W) uint8, cut to squares of a ``side`` if given, and labels (N,), from pairs of file and label.
 
-    ValueError, in one line that names the file, for one that cannot be read or is of another size than the first.
+    ValueError, in one line that names the file, for one that cannot be read, is of another size than the first, has
+    more than 8 bits a channel, or is transparent anywhere.
     """
     images = [_picture(file, side) for file, _ in samples]
     for (file, _), image in zip(samples, images):
@@ -272,11 +278,17 @@ def _picture(file: str, side: int | None) -> Tensor:
 
     try:
         with Image.open(file) as opened:
-            image = _tensor(opened.convert("RGB"))
+            mode = opened.mode
+            image = _tensor(opened.convert("RGBA" if opened.has_transparency_data else "RGB"))
     except Exception as error:  # a decoder may fail in any way on a damaged file
         raise ValueError(
             f"{file} cannot be read as an image ({type(error).__name__}): put a sound one there, or take it away"
         ) from None
+    if mode[0] in "IF":
+        raise ValueError(f"{file} has pixels of more than 8 bits (mode {mode}): save it with 8 bits a channel")
+    if len(image) == 4 and int(image[3].min()) < 255:
+        raise ValueError(f"{file} is transparent in places: put its drawing on a ground of its own")
+    image = image[:3]
     return center_crop(resize(image, [side]), [side, side]) if side else image
 
 

@@ -17,21 +17,26 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
     """Difference of logits ratio (Croce & Hein 2020, eq. 6): the margin, blind to the logits' scale.
 
-    Divides by first minus third logit; with two classes by first minus second.
+    Divides by first minus third logit. Two classes have no third, and first minus second is the margin's own size: of
+    them the margin itself.
     """
-    ranked = logits.topk(min(3, logits.shape[1]), dim=1).values
-    return margin(logits, y) / (ranked[:, 0] - ranked[:, -1]).clamp_min(1e-12)
+    if logits.shape[1] == 2:
+        return margin(logits, y)
+    ranked = logits.topk(3, dim=1).values
+    return margin(logits, y) / (ranked[:, 0] - ranked[:, 2]).clamp_min(1e-12)
 
 
 def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     """DLR towards a target (Croce & Hein 2020, eq. 9): target's minus label's logit, blind to the logits' scale.
 
-    Divides by first minus the mean of third and fourth logit; with fewer classes by first minus last.
+    Divides by first minus the mean of third and fourth logit, of three classes by first minus last. Of two the gap
+    itself, as in ``dlr``.
     """
-    ranked = logits.topk(min(4, logits.shape[1]), dim=1).values
     gap = (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
-    others = ranked[:, 2:] if logits.shape[1] > 2 else ranked[:, 1:]
-    return gap / (ranked[:, 0] - others.mean(1)).clamp_min(1e-12)
+    if logits.shape[1] == 2:
+        return gap
+    ranked = logits.topk(min(4, logits.shape[1]), dim=1).values
+    return gap / (ranked[:, 0] - ranked[:, 2:].mean(1)).clamp_min(1e-12)
 
 
 def kl(logits: Tensor, reference: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ def checkpoints(steps: int) -> list[int]:
     return [ceil(share * steps / 100) for share in percent[1:]]
 
 
+@torch.inference_mode(False)
 def apgd(
     model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, epsilon: float = 8 / 255, steps: int = 50,
     norm: str = "linf", loss: str = "ce", targets: Tensor | None = None, generator: Generator | None = None,
@@ -112,7 +113,7 @@ def _stepped(model, value: Callable, at: dict, epsilon: float, norm: str, moment
 def _looked_at(at: dict, span: int) -> dict:
     """Halve the step, and go back to the best point, where too few steps rose or nothing better was found."""
     stuck = ~at["halved"] & (at["best_loss"] <= at["seen"])
-    halve = (at["rises"] < RISING * span) | stuck
+    halve = ((at["rises"] < RISING * span) | stuck) & ~at["wrong"]  # who lost the label stays where that was
     wide = halve.view(-1, *[1] * (at["x"].ndim - 1))
     return at | {
         "step": torch.where(wide, at["step"] / 2, at["step"]),

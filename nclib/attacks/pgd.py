@@ -37,6 +37,8 @@ def pgd(
     """
     check_attack(epsilon, norm, loss, start, steps, many=True)
     check_size("step", 0 if step is None else step, many=True)
+    if loss == "kl" and targeted:
+        raise ValueError("loss 'kl' knows no target: it moves away from the model's own answer")
     x, y = check_samples(model, x, y, labelled=loss != "kl")
     options = dict(steps=steps, norm=norm, targeted=targeted, loss=loss, start=start, generator=generator, mode=mode)
     options["classes"] = 2 if loss == "kl" else needed(y)
@@ -48,7 +50,7 @@ def perturb(
     start="uniform", generator=None, mode=None, classes=2,
 ) -> Tensor:  # fmt: skip
     """``pgd`` without a look at what comes in and out, which would stall a GPU at every batch of a training."""
-    if not torch.is_tensor(epsilon) and epsilon == 0:
+    if not len(x) or (not torch.is_tensor(epsilon) and epsilon == 0):
         return x
     x, step = x.detach(), epsilon / 4 if step is None else step
     epsilon, step = _per_sample(epsilon, x, "epsilon"), _per_sample(step, x, "step")

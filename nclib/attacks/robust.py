@@ -21,17 +21,28 @@ ROUNDS, FINDS = 3, 0.02  # at most so many rounds; a next one where Square took 
 PROBED = 64  # images that a model is tried on before it is attacked
 
 
-def unit_logits(model: Model) -> Model:
-    """The model with every sample's logits scaled to a range of 10: same decisions, no saturation."""
+def unit_logits(model: Model, x: Tensor | None = None) -> Model:
+    """The model with every sample's logits scaled to a range of 10: same decisions, no saturation.
 
-    def scaled(x: Tensor) -> Tensor:
-        logits = check_finite("the model's answer to x", check_logits(model(x)))
-        spread = (logits.amax(1, keepdim=True) - logits.amin(1, keepdim=True)).detach()
-        return 10 * logits / spread.clamp_min(1e-12)  # a flat answer has no gradient, and no infinite one
+    Of two classes that range is the margin itself, which a search must see fall: there one scale for all, by the mean
+    range over images ``x``, where they are given.
+    """
 
+    def spread(logits: Tensor) -> Tensor:
+        return (logits.amax(1, keepdim=True) - logits.amin(1, keepdim=True)).detach()
+
+    def scaled(point: Tensor) -> Tensor:
+        logits = check_finite("the model's answer to x", check_logits(model(point)))
+        by = spread(logits) if usual is None else usual
+        return 10 * logits / by.clamp_min(1e-12)  # a flat answer has no gradient, and no infinite one
+
+    usual = None
+    if x is not None and (answer := check_logits(model(x))).shape[1] == 2:
+        usual = spread(answer).mean()
     return scaled
 
 
+@torch.inference_mode(False)
 def robust_mask(
     model: Model, x: Tensor, y: Tensor, epsilon: float = 8 / 255, norm: str = "linf", steps: int = 30,
     targets: int = 9, generator: Generator | None = None, batch: int = 512,
@@ -48,11 +59,12 @@ def robust_mask(
     x, y = check_samples(model, x, y)
     options = dict(epsilon=epsilon, norm=norm, generator=generator)
     with in_mode(model, "eval"), torch.no_grad(), full_precision():
-        attacked = unit_logits(model)
-        if len(x) and masks(model, attacked, x[:PROBED], y[:PROBED]):
-            attacked = unit_logits(lambda x: check_logits(model(x)).clamp_min(1e-38).log())
+        answer = model
+        if len(x) and masks(model, unit_logits(model), x[:PROBED], y[:PROBED]):
+            answer = lambda x: check_logits(model(x)).clamp_min(1e-38).log()  # noqa: E731
         parts = zip(x.split(batch), y.split(batch))
-        return torch.cat([_survivors(attacked, *part, steps, targets, options) for part in parts])
+        found = [_survivors(unit_logits(answer, a), a, b, steps, targets, options) for a, b in parts]
+        return torch.cat(found)
 
 
 def _survivors(model: Model, x: Tensor, y: Tensor, steps: int, targets: int, options: dict) -> Tensor:
@@ -81,9 +93,10 @@ def _survivors(model: Model, x: Tensor, y: Tensor, steps: int, targets: int, opt
 
 def _from_afar(model: Model, x: Tensor, y: Tensor, targets: Tensor, steps: int, epsilon: float, **options) -> Tensor:
     """Targeted auto-PGD within larger balls first, each from where the last one ended (Croce & Hein 2021)."""
-    point = None
+    point, most = None, 1.0 if options["norm"] == "linf" else inf  # a ball of 1 in l-infinity holds the whole box
     for times, share in APPROACH:
-        point = apgd(model, x, y, times * epsilon, ceil(share * steps), targets=targets, start=point, **options)
+        size = min(times * epsilon, most)
+        point = apgd(model, x, y, size, ceil(share * steps), targets=targets, start=point, **options)
     return point
 
 

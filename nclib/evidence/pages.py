@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
+from math import inf
 from pathlib import Path
 
 from IPython.core.formatters import format_display_data
@@ -88,8 +89,8 @@ def fault(name: str, value, known: dict) -> str | None:
         listed = f"a list of {type(known[name][0]).__name__}" if isinstance(known[name], list) else ""
         kind = {type(None): "int or None", list: listed}.get(type(known[name]))
         return f"{name} must be {kind or type(known[name]).__name__}, not {value!r}"
-    if name in ("epsilon", "step") and not value >= 0:
-        return f"{name} must be 0 or more, not {value!r}"
+    if name in ("epsilon", "step") and not 0 <= value < inf:
+        return f"{name} must be 0 or more and finite, not {value!r}"
     if (allowed := choices(name)) and value not in allowed and not (name == "dataset" and own_path(value)):
         return f"unknown {name} {value!r}; choose one of {', '.join(allowed)}"
     return None

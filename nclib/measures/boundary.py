@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..attacks.pgd import pgd
 from ..attacks.robust import unit_logits
-from ..checks import check_attack, check_count, check_labels
+from ..checks import check_attack, check_count, check_samples
 from ..compute import full_precision
 from ..data import pixels
 from ..models import in_mode
@@ -27,11 +27,11 @@ def minimal_epsilon(model, x: Tensor, y: Tensor, norm: str = "linf", steps: int 
     bound. Errors as in ``pgd``.
     """
     check_attack(1.0, norm, steps=steps), check_count("halvings", halvings, 0)
-    scaled, y = unit_logits(model), check_labels(y, len(x)).to(x.device)
+    scaled, (x, y) = unit_logits(model), check_samples(model, x, y)
     with in_mode(model, "eval"), full_precision():
         found = [_bisected(scaled, x, y, norm, steps, halvings, loss) for loss in LOSSES]
         with torch.no_grad():
-            right = model(x).argmax(1) == y
+            right = scaled(x).argmax(1) == y
     return torch.stack(found).amin(0) * right
 
 
@@ -52,7 +52,8 @@ def boundary(run, norm: str = "linf", steps: int = 10, per_class: int = 5) -> pd
 
     One row per epoch, measured once and kept beside the run as ``history`` is. Errors as in ``minimal_epsilon``.
     """
-    check_attack(1.0, norm, steps=steps), check_count("per_class", per_class)
+    check_attack(1.0, norm, steps=steps)
+    steps, per_class = check_count("steps", steps, 0), check_count("per_class", per_class)
     settings = {"version": VERSION, "measure": "minimal_epsilon", "norm": norm, "steps": steps, "per_class": per_class}
     settings |= {"test_per_class": run.recipe.test_per_class, "dtype": run.dtype}
     return through(run, settings, _median)

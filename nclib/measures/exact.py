@@ -90,6 +90,9 @@ def measure(
     do not match, identical class means, a class mean on the global mean, or a row of ``weight`` of length 0.
     """
     features, labels = torch.as_tensor(features), torch.as_tensor(labels)
+    if weight is None and bias is not None:
+        raise ValueError("a bias without its weight: give both, or neither")
+    weight = None if weight is None else torch.as_tensor(weight)
     means = class_means(features, labels, len(weight) if weight is not None and num_classes is None else num_classes)
     passes = [WithinPass(means)]
     if centers is not None:

@@ -28,8 +28,9 @@ def history(run, views: Sequence[str] | None = None, split: str | None = None, *
     What was measured is kept beside the run, epoch by epoch, and not measured twice; where the folder can only be read,
     it is not kept, and the log says so. Errors as in ``views``.
     """
-    names = list(views or (["clean", "untargeted"] if run.recipe.attacked else ["clean"]))
+    names = [views] if isinstance(views, str) else list(views or ["clean", "untargeted"][: 1 + run.recipe.attacked])
     options = {name: getattr(run.recipe, name) for name in ("epsilon", "norm", "step", "steps", "seed")}
+    attack = {name: value.item() if hasattr(value, "item") else value for name, value in attack.items()}
     if unknown := attack.keys() - options.keys():
         raise ValueError(f"history has no option {min(unknown)!r}; choose from {', '.join(options)}")
     check_attack(*((options | attack)[name] for name in ("epsilon", "norm")))

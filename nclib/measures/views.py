@@ -44,7 +44,7 @@ def views(
     ValueError for an unknown view, split or norm, or epsilon < 0, before any work.
     """
     check_attack(epsilon, norm, start=start, steps=steps)
-    names = names or [n for n in VIEWS if norm == "l2" or n != "sphere"]
+    names = [names] if isinstance(names, str) else names or [n for n in VIEWS if norm == "l2" or n != "sphere"]
     if unknown := set(names) - set(VIEWS):
         raise ValueError(f"unknown view {sorted(unknown)[0]!r}; choose from {', '.join(VIEWS)}")
     if split not in ("train", "test"):
@@ -72,7 +72,7 @@ def views(
         if name == "clean":
             made.append(View(name, images.to(device), labels, split))
             continue
-        generator = Generator(device).manual_seed(seed)
+        generator = Generator(device).manual_seed(int(seed))
         with compute.autocast(), full_precision():
             parts = [
                 makers[name](compute.lay_out(pixels(x.to(device))), y, generator)

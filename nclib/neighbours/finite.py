@@ -71,7 +71,15 @@ def train(
 
     x, y : images and labels (N,). loss : "ce" or "squared", towards centred unit vectors.
     attack : (model, images, labels) to images, made for every batch. watch : called with every epoch, 0 first.
+
+    ValueError for another loss, seeds that are not one for each network, and layers that ``mlp`` does not build.
     """
+    if loss not in ("ce", "squared"):
+        raise ValueError(f"unknown loss {loss!r}; choose one of ce, squared")
+    if len(seeds) != len(nets):
+        raise ValueError(f"one seed for each network: not {len(seeds)} for {len(nets)}")
+    if other := [layer for net in nets for layer in net if not isinstance(layer, nn.Flatten | nn.Linear | nn.ReLU)]:
+        raise ValueError(f"networks are trained side by side as mlp builds them, without {type(other[0]).__name__}")
     weights, _ = stack_module_state(nets)
     optimizer = torch.optim.SGD(weights.values(), lr)
     gains = [_gains(layer) for layer in nets[0] if isinstance(layer, nn.Linear)]
@@ -133,8 +141,10 @@ def _factors(model: nn.Sequential, x: Tensor) -> list[tuple]:
     with torch.enable_grad():
         for layer in model:
             linear = isinstance(layer, nn.Linear)
-            if not linear and next(layer.parameters(), None) is not None:
-                name = type(layer).__name__
+            noisy = isinstance(layer, nn.modules.dropout._DropoutNd) and layer.training
+            other = not linear and next(layer.parameters(), None) is not None
+            if layer in layers or noisy or other or (isinstance(layer, nn.Softmax) and layer.dim == 0):
+                name = type(layer).__name__ + (" in train mode" if noisy else " used twice" if layer in layers else "")
                 raise ValueError(f"no layerwise kernel for {name}: linear layers and activations; see jacobian_kernel")
             before, x = x, layer(x.clone())  # an activation may work in place
             if linear:

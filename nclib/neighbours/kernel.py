@@ -5,7 +5,7 @@ are factored in float64; a predictor that is attacked runs in float32, at half t
 """
 
 from collections.abc import Callable
-from math import pi
+from math import inf, pi
 from typing import NamedTuple
 
 import torch
@@ -21,8 +21,8 @@ Kernel = Callable[[Tensor, Tensor], Tensor]
 def linear_kernel(x: Tensor, z: Tensor | None = None, weight: float = WEIGHT, bias: float = BIAS) -> Tensor:
     """weight <x, z> / d + bias, (N, M): the tangent kernel of a linear network. ValueError for images that differ."""
     x, z = _pair(x, z)
-    if weight <= 0:
-        raise ValueError(f"weight is a variance above 0, not {weight}")
+    if not (0 < weight < inf and 0 <= bias < inf):
+        raise ValueError(f"weight is a variance above 0, bias one of 0 or more, not {weight} and {bias}")
     return weight / x.shape[1] * x @ z.T + bias
 
 
@@ -117,13 +117,17 @@ def coefficients(
     first, last = block or (1, len(values))
     if not 1 <= first <= last <= len(values):
         raise ValueError(f"a block lies within 1 and {len(values)}, its first not above its last: not {block}")
-    if time is not None and time < 0:
-        raise ValueError(f"time must be 0 or more, not {time}")
+    if time is not None and not 0 <= time < inf:
+        raise ValueError(f"time must be 0 or more and finite, not {time}; None is the end")
     values, vectors = values[first - 1 : last], vectors[:, first - 1 : last]
-    if time is None and values[-1] < 1e-13 * found.values[0]:
+    if time is None and values[-1] <= 1e-13 * found.values[0]:
         one, other = (int(i) for i in vectors[:, -1].abs().topk(2).indices.sort().values)
         raise ValueError(f"singular kernel: images {one} and {other} coincide, or nearly: add jitter")
-    filters = 1 / values if time is None else -torch.expm1(-time * values) / values.clamp_min(TINY)
+    if time is None:
+        filters = 1 / values
+    else:  # an eigenvalue that is 0 but for rounding has the limit, time
+        sure = values > 1e-13 * found.values[0]
+        filters = torch.where(sure, -torch.expm1(-time * values) / torch.where(sure, values, 1), time)
     return vectors @ (filters[:, None] * (vectors.T @ wanted.double()))
 
 

@@ -164,7 +164,8 @@ class Spheres:
         z = tau * H @ W.mT
         behind = z - z.gather(-1, self.labels[:, None].expand(*z.shape[:-1], 1))
         own = F.one_hot(self.labels, self.num_classes).bool()
-        return behind.masked_fill(own, -inf).exp().sum(-1).log1p().mean(-1)
+        others = behind.masked_fill(own, -inf).logsumexp(-1)
+        return torch.logaddexp(others, torch.zeros_like(others)).mean(-1)
 
     def decayed(self, X: Tensor, decay: float) -> Tensor:
         """The twin of free lengths: tau 1, and decay / 2 times (|W|^2 + |H|^2 / n) on top (Zhu et al. 2021)."""

@@ -103,8 +103,15 @@ def by_crown(net: nn.Sequential, star: Star, reference: Tensor) -> Tensor:
 def by_line(net: nn.Sequential, star: Star, reference: Tensor, parts: int | None = None) -> Tensor:
     """Verdicts (H, W) of a set with one predicate, exact: 0 where the reference wins at some points only.
 
-    A long line is walked in ``parts``, by default so many that the knots of each fit in memory.
+    A long line is walked in ``parts``, by default so many that the knots of each fit in memory. A set without
+    predicates, or of no length, is a point. ValueError for several predicates.
     """
+    if star.predicates > 1:
+        raise ValueError(f"the exact line is for one predicate, not {star.predicates}")
+    if torch.equal(star.lower, star.upper):
+        scores = net(star.at(star.lower[None]))[0]
+        lead = (scores.gather(0, reference[None]) - scores).scatter(0, reference[None], float("inf"))
+        return torch.where((lead > 0).all(0), 1, torch.where((lead < 0).any(0), -1, 0))
     parts = parts or 1 + reference.numel() // 700
     ends = torch.linspace(float(star.lower), float(star.upper), 1 + parts, dtype=torch.float64)
     pieces = [replace(star, lower=one[None], upper=other[None]) for one, other in pairwise(ends)]
@@ -164,7 +171,8 @@ def measures(verdict: Tensor, reference: Tensor, attacked: Tensor) -> dict[str, 
     "attacked" as two more classes, which count 0 where they occur, as the paper's tool has it; collateral: rv without
     the attacked pixels.
     """
-    robust, count = verdict == 1, int(attacked.sum())
+    robust, attacked = verdict == 1, attacked.bool()
+    count = int(attacked.sum())
     shares = [robust[reference == c].double().mean() for c in reference.unique()]
     extra = sum(bool((verdict == v).any()) for v in (0, -1))
     return {

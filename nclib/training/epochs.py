@@ -31,7 +31,8 @@ def sgd(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
 
 def learning_rate(recipe: Recipe, epoch: int) -> float:
     """lr, tenfold lower after each drop; ``epoch`` counts from 0."""
-    return recipe.lr * 0.1 ** sum(epoch >= share * recipe.epochs for share in recipe.drops)
+    drops = (round(share * recipe.epochs, 9) for share in recipe.drops)  # 0.55 of 100 epochs is 55, not a bit more
+    return recipe.lr * 0.1 ** sum(epoch >= drop for drop in drops)
 
 
 def batch_loss(model: nn.Module, recipe: Recipe, x: Tensor, y: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -124,7 +125,7 @@ def _generator(device, *numbers: int) -> Generator:
 def reestimate_statistics(model: nn.Module, images: Tensor, batch: int = 512) -> None:
     """Batch-norm statistics anew, as plain averages over clean images (N, C, H, W); modes are put back."""
     check_count("batch", batch), check_count("images", len(check_stored(images)))
-    norms = {m: m.momentum for m in model.modules() if isinstance(m, nn.BatchNorm2d)}
+    norms = {m: m.momentum for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
     with in_mode(model, "train"):
         for m in norms:
             m.reset_running_stats()

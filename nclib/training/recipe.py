@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from hashlib import sha256
+from math import inf
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -99,8 +100,15 @@ class Recipe:
             object.__setattr__(self, field.name, _checked(field.name, getattr(self, field.name), field.type))
         for name in (*ABOVE_ZERO, *MAY_BE_ZERO):
             value, zero = getattr(self, name), name in MAY_BE_ZERO
-            if not (value >= 0 if zero else value > 0):
-                raise ValueError(f"{name} must be {'0 or more' if zero else 'above 0'}, not {value}")
+            if not (0 <= value < inf if zero else 0 < value < inf):
+                raise ValueError(f"{name} must be {'0 or more' if zero else 'above 0'} and finite, not {value}")
+        if self.momentum >= 1:
+            raise ValueError(f"momentum must be below 1, not {self.momentum}")
+        if self.attacked and self.norm == "linf" and self.epsilon > 1:
+            raise ValueError(f"pixels lie in [0, 1], so epsilon is at most 1 in linf, not {self.epsilon}: 8/255?")
+        for name in ("per_class", "test_per_class"):
+            if (count := getattr(self, name)) is not None and count < 1:
+                raise ValueError(f"{name} must be 1 or more, or None for all, not {count}")
         if not 0 <= self.smoothing < 1:
             raise ValueError(f"smoothing is a share from 0 to below 1, not {self.smoothing}")
         if self.training == "trades" and self.loss != "ce":

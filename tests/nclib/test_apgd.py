@@ -131,3 +131,52 @@ def test_robust_accuracy_is_not_above_autoattacks(net, norm, epsilon):
     rival.square.n_queries = 1000
     theirs = accuracy(model, rival.run_standard_evaluation(x, y)[0], y)
     assert theirs > 0.05 and ours <= theirs + 1 / len(y)
+
+
+@pytest.mark.parametrize("scale", [1.0, 300.0])
+def test_of_two_classes_robust_accuracy_is_that_of_the_closed_form(scale):
+    """The range of two logits is their margin: a search on logits of one range would see nothing fall or rise."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    x = 0.3 + 0.4 * torch.rand(200, 1, 4, 4)
+    w = model[1].weight[0] - model[1].weight[1]
+    model[1].bias.data = torch.stack([torch.zeros(()), (x.flatten(1) @ w).mean()]).detach()
+    y, lead = model(x).argmax(1), (x.flatten(1) @ w - (x.flatten(1) @ w).mean()).abs()
+    exact = float((lead > 0.03 * w.abs().sum()).float().mean())
+    assert 0.2 < exact < 0.8
+    scaled = lambda z: scale * model(z)  # noqa: E731
+    assert nc.robust_accuracy(scaled, x, y, 0.03, steps=10, generator=seeded()) == pytest.approx(exact, abs=0.006)
+    attacks = {
+        "pgd": lambda: nc.pgd(scaled, x, y, 0.03, loss="dlr", generator=seeded()),
+        "apgd": lambda: nc.apgd(scaled, x, y, 0.03, loss="dlr", generator=seeded()),
+        "targeted": lambda: nc.apgd(scaled, x, y, 0.03, targets=1 - y, generator=seeded()),
+    }
+    for name, attack in attacks.items():
+        assert nc.accuracy(scaled, attack(), y) == pytest.approx(exact, abs=0.011), name
+
+
+@pytest.mark.parametrize("seed", [10, 19, 34])
+def test_a_fooling_point_that_was_met_is_returned(seed):
+    """Also where the step is halved, and the search goes back to its best point, just then."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 24), nn.Tanh(), nn.Linear(24, 8)).requires_grad_(False)
+    model[1].weight.mul_(12)
+    x = torch.rand(500, 1, 4, 4)
+    y, targets, fooled = model(x).argmax(1), model(x).topk(4, 1).indices[:, 3], torch.zeros(500, dtype=torch.bool)
+
+    def watched(points):
+        logits = model(points)
+        image = torch.cdist(points.detach().flatten(1), x.flatten(1)).argmin(1)  # balls of 0.1 are far apart
+        fooled[image[logits.argmax(1) != y[image]]] = True
+        return logits
+
+    found = nc.apgd(watched, x, y, 0.1, steps=20, norm="l2", targets=targets, generator=seeded(seed))
+    assert fooled.any() and torch.equal(model(found).argmax(1) != y, fooled)
+
+
+def test_under_inference_mode_the_answer_is_the_same(net):
+    model, x, y = net
+    usual = nc.robust_accuracy(model, x[:20], y[:20], 0.1, steps=3, targets=1, generator=seeded())
+    with torch.inference_mode():
+        made = x[:20] + 0, y[:20] + 0
+        assert nc.robust_accuracy(model, *made, 0.1, steps=3, targets=1, generator=seeded()) == usual

@@ -1,5 +1,6 @@
 """The smallest budget that fools a network, against closed forms and through a training."""
 
+import copy
 import math
 
 import pytest
@@ -74,3 +75,12 @@ def test_through_a_training_it_is_the_median_of_the_first_test_images_and_measur
     assert nc.boundary(run, steps=2, per_class=3).equals(found)
     with pytest.raises(TypeError):
         nc.boundary(run, steps=3, per_class=3)
+
+
+def test_whatever_a_model_takes_and_answers_the_boundary_is_as_far(trained):
+    x, y = nc.load("digits", test_per_class=1).test
+    x = nc.pixels(x)
+    usual = nc.minimal_epsilon(trained, x, y, halvings=3)
+    assert torch.equal(nc.minimal_epsilon(lambda z: (trained(z), None), x, y, halvings=3), usual)
+    double = copy.deepcopy(trained).double()
+    torch.testing.assert_close(nc.minimal_epsilon(double, x, y, halvings=3).float(), usual, rtol=0.5, atol=0.01)

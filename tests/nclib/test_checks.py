@@ -206,3 +206,46 @@ def test_a_normalisation_is_a_layer(net):
     mean, std = model.normalize.mean.flatten().tolist(), model.normalize.std.flatten().tolist()
     whole = nn.Sequential(nc.Normalize(mean, std), inner)
     torch.testing.assert_close(nc.pgd(whole, x, y, start=None), nc.pgd(model, x, y, start=None))
+
+
+ATTACKS = {name: MOVERS[name] for name in ("pgd", "apgd", "square", "robust_accuracy")}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_half_precision_is_refused_as_it_cannot_hold_a_perturbation(net, name):
+    model, x, y = net
+    from copy import deepcopy
+
+    for half, images in ((deepcopy(model).bfloat16(), x), (lambda z: model(z.float()), x.half())):
+        with pytest.raises(ValueError, match=r"cannot hold a small perturbation.*model.float\(\)"):
+            ATTACKS[name](half, images, y)
+
+
+@pytest.mark.parametrize("attack", [
+    lambda m, x, y, e: nc.pgd(m, x, y, e), lambda m, x, y, e: nc.apgd(m, x, y, e),
+    lambda m, x, y, e: nc.square(m, x, y, e), lambda m, x, y, e: nc.robust_accuracy(m, x, y, e),
+    lambda m, x, y, e: nc.views(m, own(x, y), epsilon=e, split="test"),
+    lambda m, x, y, e: nc.pgd(m, x, y, torch.full((40,), float(e))),
+])  # fmt: skip
+def test_a_budget_above_the_box_is_refused(net, attack):
+    """8 was meant as 8/255. In l2 a large budget means something."""
+    with pytest.raises(ValueError, match=r"pixels lie in \[0, 1\], so epsilon is at most 1 in linf.*8/255\?"):
+        attack(*net, 8)
+    with pytest.raises(ValueError, match="epsilon must be 0 or more and finite, not True"):
+        nc.pgd(*net, True)
+    assert nc.pgd(*net, 8.0, norm="l2").shape == net[1].shape
+
+
+def test_no_image_is_no_fault_and_kl_has_no_target(net):
+    model, x, y = net
+    for norm, epsilon in BALLS:
+        assert len(nc.pgd(model, x[:0], y[:0], epsilon, norm=norm)) == 0
+    with pytest.raises(ValueError, match="loss 'kl' knows no target"):
+        nc.pgd(model, x, y, loss="kl", targeted=True)
+
+
+@pytest.mark.parametrize("kind", ["uint16", "uint32", "uint64", ">i4", "int8"])
+def test_labels_of_numpys_integers_are_labels(net, kind):
+    y = net[2]
+    assert torch.equal(check_labels(y.numpy().astype(kind), 40), y)
+    assert torch.equal(check_labels(y.numpy()[::-1], 40), y.flip(0))

@@ -1,9 +1,12 @@
 """The loop: what a step costs, and what the options change."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from tiny import fit, weights
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import nclib as nc
@@ -198,3 +201,20 @@ def test_a_decayed_head_pays_for_rows_and_features(head):
     loss, _ = epochs.batch_loss(model, recipe, *data.train, None)
     squares = model.head.weight.square().sum() + model[:-1](data.train.images).square().sum()
     torch.testing.assert_close(loss - plain, 0.25 * squares)
+
+
+def test_a_drop_comes_where_its_share_says_in_decimal():
+    """0.55 times 100 is 55 and a bit in binary."""
+    for share, epochs_, at in ((0.55, 100, 55), (0.07, 100, 7), (0.14, 50, 7), (0.25, 60, 15), (0.375, 100, 37.5)):
+        recipe = Recipe(drops=(share,), epochs=epochs_, lr=1.0)
+        rates = [epochs.learning_rate(recipe, epoch) for epoch in range(epochs_)]
+        assert rates.index(min(rates)) == math.ceil(at)
+
+
+def test_every_kind_of_batch_norm_is_averaged_anew():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+    images = torch.rand(40, 1, 8, 8)
+    epochs.reestimate_statistics(model, images, batch=10)
+    torch.testing.assert_close(model[2].running_mean, model[1](images.flatten(1)).mean(0).detach())
+    assert model[2].momentum == 0.1

@@ -252,3 +252,28 @@ def test_an_array_under_the_name_of_an_archive_is_one_line(house):
         np.save(file, SOUND["train_images"])
     with pytest.raises(ValueError, match=r"mine\.npz is no .npz file of arrays"):
         nc.load("mine.npz")
+
+
+@pytest.mark.parametrize("kind, words", [
+    ("I;16", "more than 8 bits"), ("I", "more than 8 bits"), ("F", "more than 8 bits"),
+    ("RGBA", "transparent in places"), ("LA", "transparent in places"),
+])  # fmt: skip
+def test_pictures_that_would_lose_what_they_show_are_refused(house, kind, words):
+    """PIL clips 16 bits and floats to a constant, and drops what is drawn in transparency."""
+    file = next(iter(sorted((house / "mine" / "train").rglob("*.png"))))
+    size = Image.open(file).size[::-1]
+    shade = np.random.default_rng(0).random(size)
+    if kind in ("RGBA", "LA"):
+        picture = Image.new(kind, size[::-1])
+        picture.putalpha(Image.fromarray(np.uint8(255 * shade)))
+    else:
+        picture = Image.fromarray({"I;16": np.uint16, "I": np.int32, "F": np.float32}[kind](60000 * shade))
+        file = file.rename(file.with_suffix(".tiff"))
+    picture.save(file)
+    with pytest.raises(ValueError, match=f"{file.name}.*{words}"):
+        nc.load("mine")
+    opaque = Image.fromarray(np.uint8(255 * shade)).convert("RGBA")
+    opaque.save(file.with_suffix(".png"))
+    if file.suffix != ".png":
+        file.unlink()
+    assert nc.load("mine").shape[0] == 3

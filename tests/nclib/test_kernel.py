@@ -381,7 +381,7 @@ FOUND, WANTED = kernel.spectrum(PSD), kernel.targets(torch.arange(4) % 2, 2)
         (lambda: kernel.relu_kernel(IMAGES, IMAGES[:, :5]), "images must be alike: 6 pixels of torch.float64 and 5"),
         (lambda: kernel.relu_kernel(IMAGES, IMAGES.float()), "and 6 pixels of torch.float32"),
         (lambda: kernel.relu_kernel(IMAGES, depth=0), "depth counts hidden layers, 1 or more, not 0"),
-        (lambda: kernel.relu_kernel(IMAGES, weight=0.0), "weight is a variance above 0, not 0.0"),
+        (lambda: kernel.relu_kernel(IMAGES, weight=0.0), "bias one of 0 or more, not 0.0"),
         (lambda: kernel.relu_kernel(IMAGES / 0 * 0), "NaN or infinite pixels"),
         (lambda: kernel.relu_kernel(IMAGES * torch.tensor([[1.0], [1], [0], [1]]), bias=0.0),
          "image 2 is all zero: the kernel has no angle there; set bias > 0"),
@@ -390,7 +390,7 @@ FOUND, WANTED = kernel.spectrum(PSD), kernel.targets(torch.arange(4) % 2, 2)
         (lambda: kernel.coefficients(kernel.spectrum(kernel.relu_kernel(IMAGES[[0, 1, 2, 1]])), WANTED),
          "singular kernel: images 1 and 3 coincide, or nearly: add jitter"),
         (lambda: kernel.targets(torch.tensor([0, 3]), 3), "labels run from 0 to 2: not 3"),
-        (lambda: kernel.coefficients(FOUND, WANTED, time=-1.0), "time must be 0 or more, not -1.0"),
+        (lambda: kernel.coefficients(FOUND, WANTED, time=-1.0), "time must be 0 or more and finite, not -1.0"),
         (lambda: kernel.coefficients(FOUND, WANTED, block=(0, 2)), "a block lies within 1 and 4"),
         (lambda: kernel.coefficients(FOUND, WANTED, block=(3, 2)), "not (3, 2)"),
         (lambda: kernel.coefficients(FOUND, WANTED, block=(1, 5)), "not (1, 5)"),
@@ -463,3 +463,39 @@ def test_a_share_of_no_damage_is_not_run():
     with pytest.raises(KeyError, match="lazy 8: the white box does no more than noise"):
         claims.share(v, "lazy", 8)
     assert claims.widths(v) == [8] and claims.fooled(v, "lazy", 8) == 0
+
+
+def test_of_a_singular_kernel_time_filters_what_there_is():
+    """Fewer pixels than images: most eigenvalues are 0 but for rounding, and their filter is the limit, time."""
+    torch.manual_seed(0)
+    x = torch.rand(30, 6, **D) * 255
+    K, wanted = kernel.linear_kernel(x, bias=0.0), kernel.targets(torch.arange(30) % 3, 3)
+    for time in (0.1, 100.0):
+        alpha = kernel.coefficients(kernel.spectrum(K), wanted, time=time)
+        U, s, _ = torch.linalg.svd(x, full_matrices=False)
+        values = kernel.WEIGHT / 6 * s.square()  # those that are not 0, from the images alone
+        rest = wanted - U @ (U.T @ wanted)
+        exact = U @ ((-torch.expm1(-time * values) / values)[:, None] * (U.T @ wanted)) + time * rest
+        torch.testing.assert_close(alpha, exact, rtol=1e-6, atol=1e-9 * time)
+
+
+SAME = nn.Linear(6, 6)
+
+
+def layerwise(*layers):
+    return finite.empirical_kernel(nn.Sequential(*layers), IMAGES.float())
+
+
+@pytest.mark.parametrize("call, words", [
+    (lambda n: finite.train(n, IMAGES, None, [0], 1, 0.1, loss="mse"), "unknown loss 'mse'; choose one of ce"),
+    (lambda n: finite.train(n, IMAGES, None, [0, 1], 1, 0.1), "one seed for each network: not 2 for 1"),
+    (lambda n: finite.train([nn.Sequential(*n[0], nn.Tanh())], IMAGES, None, [0], 1, 0.1), "without Tanh"),
+    (lambda n: layerwise(*n[0], nn.Dropout(0.5)), "Dropout in train"), (lambda n: layerwise(SAME, SAME), "used twice"),
+    (lambda n: layerwise(*n[0], nn.Softmax(0)), "for Softmax"),
+    (lambda n: kernel.relu_kernel(IMAGES, bias=-1.0), "bias one of 0 or more, not 2.0 and -1.0"),
+    (lambda n: kernel.linear_kernel(IMAGES, weight=float("nan")), "weight is a variance above 0"),
+    (lambda n: kernel.coefficients(FOUND, WANTED, time=float("inf")), "0 or more and finite, not inf; None is the end"),
+])  # fmt: skip
+def test_what_would_be_another_number_is_refused(call, words):
+    with pytest.raises(ValueError, match=words):
+        call([finite.mlp([6, 4, 2], seed=0)])

@@ -699,3 +699,11 @@ def test_a_second_pass_over_fewer_samples_is_refused():
     within.update(H[:70], Y[:70])
     with pytest.raises(ValueError, match="saw 70 samples, the first 72"):
         within.result()
+
+
+def test_a_weight_is_any_array_and_a_bias_alone_is_refused():
+    classes = int(Y.max()) + 1
+    W = torch.randn(classes, H.shape[1], generator=torch.Generator().manual_seed(0))
+    assert nc.measure(H, Y, W.numpy()) == nc.measure(H, Y, W)
+    with pytest.raises(ValueError, match="a bias without its weight"):
+        nc.measure(H, Y, bias=torch.zeros(classes))

@@ -1,5 +1,7 @@
 """One's own data and networks: whatever holds images and labels, any module, and no mistaking one for another."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -127,3 +129,54 @@ def test_a_damaged_file_gets_one_line(pair, tmp_path, monkeypatch, content, word
         (tmp_path / "mine.npz").write_bytes(content)
     with pytest.raises(ValueError, match=words):
         nc.load("mine.npz")
+
+
+class Scaling(nn.Module):
+    """A network of one's own with all that weights do not tell."""
+
+    def __init__(self, by=1.0, shift=0.0, frozen=False):
+        super().__init__()
+        self.body, self.by = small(), by
+        self.register_buffer("shift", torch.tensor(shift), persistent=False)
+        self.body[1].requires_grad_(not frozen)
+
+    def forward(self, x):
+        return self.by * self.body(x) + self.shift
+
+
+class Doubling(Scaling):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def test_what_weights_do_not_tell_tells_networks_apart(pair):
+    data, content = (pair,), nc.training.store.content
+    networks = [Scaling(), Scaling(by=0.01), Scaling(shift=0.5), Scaling(frozen=True), Doubling()]
+    assert len({content(data, network) for network in networks}) == len(networks)
+    assert content(data, Scaling()) == content(data, Scaling().eval())
+    typed = {}
+    for verb in ("relu", "tanh"):
+        exec(f"class Typed(nn.Module):\n def forward(self, x): return x.{verb}()", scope := {"nn": nn})
+        typed[verb] = content(data, scope["Typed"]())
+    assert typed["relu"] != typed["tanh"]
+
+
+def test_other_statistics_are_other_data(pair):
+    data, content = nc.dataset(pair), nc.training.store.content
+    shifted = dataclasses.replace(data, statistics=((0.0,), (1.0,)))
+    assert content(shifted, None) != content(data, None) == content((pair,), None)
+
+
+def test_channels_that_may_be_last_are_not_guessed():
+    y = torch.arange(12) % 3
+    for channels in (2, 4):
+        with pytest.raises(ValueError, match=r"may have their channels last: give \(N, C, H, W\)"):
+            nc.dataset((torch.rand(12, 8, 8, channels), y))
+        assert nc.dataset((torch.rand(12, channels, 8, 8), y)).shape == (channels, 8, 8)
+
+
+def test_numbers_of_numpy_are_numbers():
+    one = nc.load("digits", per_class=np.int64(5), seed=np.int64(3))
+    assert torch.equal(one.train.images, nc.load("digits", per_class=5, seed=3).train.images)
+    with pytest.raises(ValueError, match="True images per class"):
+        nc.load("digits", per_class=True)

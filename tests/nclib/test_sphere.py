@@ -277,3 +277,14 @@ def test_masking_is_plain_minus_worst():
     assert masking("net")(table(*both)) == pytest.approx(0.1)
     with pytest.raises(KeyError, match="plain_accuracy"):
         masking("other")(table(*both))
+
+
+def test_a_hot_loss_is_finite_and_a_cold_one_keeps_its_digits():
+    problem = sphere.Spheres(4, 4, 2, 1000.0)
+    X = problem.random(2)
+    W, H = problem.split(X)
+    z = 1000.0 * H @ W.mT
+    exact = torch.nn.functional.cross_entropy(z.flatten(0, 1), problem.labels.repeat(2), reduction="none")
+    torch.testing.assert_close(problem(X), exact.view(2, -1).mean(1))
+    assert sphere.gradient(problem, X[0]).isfinite().all()
+    assert 0 < float(sphere.Spheres(4, 4, 2, 30.0)(sphere.Spheres(4, 4, 2, 30.0).collapsed())) < 1e-16

@@ -795,3 +795,21 @@ def test_bound_propagation_agrees():
     )
     # Neighbouring linear layers are one there and two here: theirs is within ours.
     assert (mine[0].flatten() <= interval.lower[0].detach() + 1e-12).all()
+
+
+def test_a_mask_of_numbers_is_a_mask():
+    verdict, reference = torch.tensor([[1, 0], [1, 1]]), torch.zeros(2, 2, dtype=torch.long)
+    marks = torch.tensor([[True, False], [False, False]])
+    assert verdicts.measures(verdict, reference, marks.long()) == verdicts.measures(verdict, reference, marks)
+
+
+def test_the_exact_line_of_one_point_is_the_network():
+    net = small_net()
+    dark = torch.zeros(1, 4, 4)
+    for star in (verdicts.darkened(dark, 3, 1.0), stars.box(dark, torch.ones(1, 1, 4, 4), 0.5, 0.5)):
+        point = net(star.at(star.lower[None]))[0]
+        best = point.argmax(0)
+        assert (verdicts.by_line(net, star, best) == 1).all()
+        assert (verdicts.by_line(net, star, (best + 1) % len(point)) == -1).all()
+    with pytest.raises(ValueError, match="for one predicate, not 3"):
+        verdicts.by_line(net, small_set(), reference_of(net, small_set()))

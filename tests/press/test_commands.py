@@ -15,7 +15,7 @@ REFUSED = [
     (["run", "atacks"], "unknown chapter 'atacks'; choose one of collapse"),
     (["run", "attacks", "-o", "x.ipynb", "-p", "epsilom", "0.1"], "unknown parameter 'epsilom'; choose from"),
     (["run", "attacks", "-o", "x.ipynb", "-p", "epsilon", "big"], "epsilon must be float, not 'big'"),
-    (["run", "attacks", "-o", "x.ipynb", "-p", "epsilon", "-1"], "epsilon must be 0 or more, not -1"),
+    (["run", "attacks", "-o", "x.ipynb", "-p", "epsilon", "-1"], "epsilon must be 0 or more and finite, not -1"),
     (["run", "attacks", "-o", "x.ipynb", "-p", "epochs", "2.5"], "epochs must be int, not 2.5"),
     (["run", "attacks", "-o", "x.ipynb", "-p", "dataset", "mnits"], "unknown dataset 'mnits'; choose one of"),
     (["run", "attacks", "-o", "x.ipynb", "-p", "architecture", "resnet"], "unknown architecture 'resnet'"),
