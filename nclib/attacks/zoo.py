@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_images, check_labels
+from ..checks import as_model, check_images, check_labels, check_logits
 from ..models import in_mode, statistics_kept
 
 LEFT_OUT = ("Attack", "ChooseBestAttack", "FastFeatureAttack")  # bases, and one that takes a guide, not labels
@@ -49,7 +49,7 @@ def attack(name: str, model, x: Tensor, y=None, targeted=False, mode="eval", bat
         raise ValueError(f"{name} knows targeted={only} only")
     if targeted and y is None:
         raise ValueError(f"{name}: a targeted attack needs targets y")
-    x = check_images(x).clone(memory_format=torch.contiguous_format)
+    x = as_model(model, check_images(x)).clone(memory_format=torch.contiguous_format)
     y = None if y is None else check_labels(y, len(x)).to(x.device)
     flags = [(p, p.requires_grad) for p in model.parameters()] if isinstance(model, nn.Module) else []
     guard = in_mode(model, mode) if mode else statistics_kept(model)
@@ -57,12 +57,13 @@ def attack(name: str, model, x: Tensor, y=None, targeted=False, mode="eval", bat
         try:
             for p, _ in flags:
                 p.requires_grad_(False)  # advertorch calls backward(), which would fill their gradients
-            logits = torch.cat([model(part).detach() for part in x.split(256)])
+            answer = lambda images: check_logits(model(images))  # noqa: E731
+            logits = torch.cat([answer(part).detach() for part in x.split(256)])
             filled = {"num_classes": logits.shape[1], "max_pixels": min(100, x[0, 0].numel()), "targeted": targeted}
             options = {k: v for k, v in filled.items() if k in {p.name for p in known}} | options
             for k, v in options.items():  # advertorch asserts that budgets are floats
                 options[k] = float(v) if type(v) is int and type(defaults.get(k)) is float else v
-            perturb, size = zoo()[name](model, **options).perturb, batch or BATCH.get(name, 256)
+            perturb, size = zoo()[name](answer, **options).perturb, batch or BATCH.get(name, 256)
             parts = zip(x.split(size), (logits.argmax(1) if y is None else y).split(size))
             return torch.cat([perturb(a, b).detach() for a, b in parts])
         finally:

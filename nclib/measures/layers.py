@@ -162,7 +162,9 @@ class NearestCenter(nn.Module):
         h = h.flatten(1)
         if h.shape[1] != len(self.origin):
             raise ValueError(f"the layer has {h.shape[1]} features, its class means {len(self.origin)}")
-        return (h - self.origin) @ self.vertices.T - self.vertices.square().sum(1) / 2
+        h = h.to(torch.promote_types(h.dtype, self.vertices.dtype))
+        vertices = self.vertices.to(h)
+        return (h - self.origin.to(h)) @ vertices.T - vertices.square().sum(1) / 2
 
 
 def ncc_head(model: nn.Sequential, layer: str, means: ClassMeans) -> nn.Sequential:

@@ -155,10 +155,12 @@ def nystroem(kernel: Kernel, x: Tensor, wanted: Tensor, landmarks: Tensor) -> Te
 
 
 def kernel_distance(one: Tensor, other: Tensor) -> float:
-    """1 - <K1, K2> / (|K1| |K2|): 0 for the same kernel at any scale. ValueError for sizes that differ."""
+    """1 - <K1, K2> / (|K1| |K2|): 0 for the same kernel at any scale. ValueError for sizes that differ, and for 0."""
     if one.shape != other.shape:
         raise ValueError(f"kernels of different size: {tuple(one.shape)} and {tuple(other.shape)}")
     one, other = one.double().flatten(), other.double().flatten()
+    if not (one.any() and other.any()):
+        raise ValueError("a kernel that is zero everywhere is like no other")
     return 1 - float(one @ other / (one.norm() * other.norm()))
 
 

@@ -201,7 +201,9 @@ def heavy_ball(objective: Objective, theta: Tensor, steps: int = 1000, lr: float
 
 def growth(eigenvalue: float, lr: float = 1.0, momentum: float = 0.9) -> float:
     """By what ``heavy_ball`` multiplies a small distance in each step along a direction of negative curvature: the
-    larger root of r^2 - (1 + momentum - lr eigenvalue) r + momentum."""
+    larger root of r^2 - (1 + momentum - lr eigenvalue) r + momentum. ValueError for another direction."""
+    if eigenvalue > 0:
+        raise ValueError(f"descent leaves no point along positive curvature, {eigenvalue}")
     half = (1 + momentum - lr * eigenvalue) / 2
     return half + (half**2 - momentum) ** 0.5
 

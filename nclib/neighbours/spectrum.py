@@ -47,9 +47,12 @@ def _covariance(h: Tensor) -> Tensor:
 def slope(e: Tensor, first: int = 11, last: int | None = None) -> float:
     """Slope of log variance on log rank, ranks first..last counted from one, by least squares.
 
-    ``e`` (D,) descending. Those below 1e-10 of the largest are left out. ValueError for fewer than 3 points.
+    ``e`` (D,) descending. Those below 1e-10 of the largest are left out. ValueError for fewer than 3 points, and where
+    the last is above the first.
     """
     e = np.asarray(e.cpu() if torch.is_tensor(e) else e, dtype=float)
+    if len(e) and e[0] < e[-1]:
+        raise ValueError("variances must be descending, the largest first: eigvalsh gives them ascending")
     rank = np.arange(1, len(e) + 1)
     kept = (rank >= first) & (rank <= (last or len(e))) & (e > NEGLIGIBLE * e[0])
     if kept.sum() < 3:

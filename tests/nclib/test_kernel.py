@@ -396,6 +396,7 @@ FOUND, WANTED = kernel.spectrum(PSD), kernel.targets(torch.arange(4) % 2, 2)
         (lambda: kernel.coefficients(FOUND, WANTED, block=(1, 5)), "not (1, 5)"),
         (lambda: kernel.top_mass(PSD, 5), "5 eigenvalues asked of a matrix of 4"),
         (lambda: kernel.kernel_distance(PSD, PSD[:3, :3]), "kernels of different size: (4, 4) and (3, 3)"),
+        (lambda: kernel.kernel_distance(PSD, 0 * PSD), "zero everywhere is like no other"),
         (lambda: finite.empirical_kernel(nn.Sequential(nn.Conv2d(1, 2, 3)), torch.rand(2, 1, 4, 4)),
          "no layerwise kernel for Conv2d: linear layers and activations; see jacobian_kernel"),
         (lambda: finite.empirical_kernel(chain(), IMAGES, limit=1000), "kernel too large: 1.2e+03 bytes exceed"),

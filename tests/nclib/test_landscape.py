@@ -319,5 +319,7 @@ def test_vectors_and_groups_of_other_sizes_are_refused():
 
 
 def test_the_growth_of_no_curvature_is_none():
+    with pytest.raises(ValueError, match=r"along positive curvature, 0\.01"):
+        landscape.growth(0.01)
     assert landscape.growth(0.0) == pytest.approx(1) and landscape.growth(-0.041766) == pytest.approx(1.1767, abs=1e-3)
     assert np.isclose(landscape.kappa(0.3, 0.0), 1)

@@ -203,6 +203,8 @@ def test_a_slope_needs_three_points():
     assert spectrum.slope(law(13)) == pytest.approx(-1)
     with pytest.raises(ValueError, match="the fit begins at rank 11"):
         spectrum.slope(law(12))
+    with pytest.raises(ValueError, match="descending, the largest first"):
+        spectrum.slope(law(20).flip(0))
 
 
 # Whitening ---------------------------------------------------------------------------------------

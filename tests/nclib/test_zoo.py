@@ -166,7 +166,10 @@ def test_convenience(net):
     torch.testing.assert_close(parts, whole, atol=1e-5, rtol=0)
     guessed = nc.attack("L2PGDAttack", model, x, eps=1.0, **options)
     assert torch.equal(guessed, nc.attack("L2PGDAttack", model, x, model(x).argmax(1), eps=1.0, **options))
-    assert torch.equal(nc.attack("L2PGDAttack", lambda v: model(v), x, y, eps=1.0, **options), whole)
+    for wrapped in (lambda v: model(v), lambda v: (model(v), None)):
+        assert torch.equal(nc.attack("L2PGDAttack", wrapped, x, y, eps=1.0, **options), whole)
+    double = nc.attack("L2PGDAttack", copy.deepcopy(model).double(), x, y, eps=1.0, **options)
+    torch.testing.assert_close(double.float(), whole, atol=1e-4, rtol=0)
 
 
 def test_mistakes_are_named_in_one_line(net):
