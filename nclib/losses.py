@@ -17,8 +17,7 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
     """Difference of logits ratio (Croce & Hein 2020, eq. 6): the margin, blind to the logits' scale.
 
-    Divides by first minus third logit. Two classes have no third, and first minus second is the margin's own size: of
-    them the margin itself.
+    Divides by first minus third logit. Of two classes the margin itself: first minus second is its own size.
     """
     if logits.shape[1] == 2:
         return margin(logits, y)

@@ -28,17 +28,15 @@ def unit_logits(model: Model, x: Tensor | None = None) -> Model:
     range over images ``x``, where they are given.
     """
 
-    def spread(logits: Tensor) -> Tensor:
-        return (logits.amax(1, keepdim=True) - logits.amin(1, keepdim=True)).detach()
+    def span(logits: Tensor) -> Tensor:
+        return (logits.amax(1, keepdim=True) - logits.amin(1, keepdim=True)).detach().clamp_min(1e-12)
 
     def scaled(point: Tensor) -> Tensor:
         logits = check_finite("the model's answer to x", check_logits(model(point)))
-        by = spread(logits) if usual is None else usual
-        return 10 * logits / by.clamp_min(1e-12)  # a flat answer has no gradient, and no infinite one
+        return 10 * logits / (usual or span(logits))  # a flat answer has no gradient, and no infinite one
 
-    usual = None
-    if x is not None and (answer := check_logits(model(x))).shape[1] == 2:
-        usual = spread(answer).mean()
+    answer = None if x is None else check_logits(model(x))
+    usual = None if answer is None or answer.shape[1] > 2 else float(span(answer).mean())
     return scaled
 
 

@@ -199,9 +199,8 @@ def _compared(means: ClassMeans, reference: ClassMeans | None) -> dict[str, floa
 
 def _loss(logits: Tensor, view: View) -> float:
     if (largest := int(view.labels.max())) >= logits.shape[1]:
-        raise ValueError(
-            f"{view.split} {view.name}: labels up to {largest}, but the network has {logits.shape[1]} classes"
-        )
+        have = f"the network has {logits.shape[1]} classes"
+        raise ValueError(f"{view.split} {view.name}: labels up to {largest}, but {have}")
     logits = double(logits)
     return float(F.cross_entropy(logits, view.labels.to(logits.device).long()))
 

@@ -6,15 +6,12 @@ stale perturbations where a recipe asks for them, and, written last, ``recipe.js
 """
 
 import copy
-import inspect
 import json
-import marshal
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
-from hashlib import sha256
 from pathlib import Path
 from types import NoneType
 
@@ -35,6 +32,7 @@ from ..runtime import alone, home, log, networks, note_use, progress, spread, wr
 from . import checkpoint
 from .checkpoint import RECORD, Checkpoint, name_of
 from .epochs import network, reestimate_statistics, sgd, train_epoch
+from .own import content
 from .recipe import Recipe
 
 SAVE_EVERY = 10.0  # seconds between saves of the resume state
@@ -209,53 +207,6 @@ def find(recipe: Recipe, dtype: str, root: Path, shipped: bool | None = None, ow
         if wrong != checkpoint.UNFINISHED and path.parent != root:
             log(f"{path / wrong} is damaged or missing: this network is not used")
     return None
-
-
-def content(data, model: nn.Module | None) -> str:
-    """What a folder's name adds for data and a network of one's own: a digest of every image and label, of names and
-    statistics, and of the network: weights, what is frozen, settings, source. Empty where there are none."""
-    if data is None and model is None:
-        return ""
-    digest = sha256()
-    if data is not None:
-        for tensor in (*(data := as_dataset(data)).train, *data.test):
-            digest.update(str(tuple(tensor.shape)).encode() + tensor.cpu().contiguous().numpy().tobytes())
-        if (said := (data.statistics, data.num_classes)) != (None, int(data.train.labels.max()) + 1):
-            digest.update(repr(said).encode())
-    if model is not None:
-        digest.update(repr(model).encode() + save(checkpoint.weights(model)))
-        own = {kind for m in model.modules() for kind in type(m).__mro__ if not _librarys(kind)}
-        for kind in sorted(own | {type(m) for m in model.modules()}, key=str):
-            digest.update(_source(kind))
-        digest.update(_beside_weights(model))
-    return f"+{digest.hexdigest()[:10]}"
-
-
-def _librarys(kind: type) -> bool:
-    return kind.__module__.partition(".")[0] in ("torch", "builtins")
-
-
-def _source(kind: type) -> bytes:
-    try:
-        return inspect.getsource(kind).encode()
-    except (OSError, TypeError):  # typed into a prompt
-        return b"".join(marshal.dumps(f.__code__) for f in vars(kind).values() if hasattr(f, "__code__"))
-
-
-def _beside_weights(model: nn.Module) -> bytes:
-    """What a network of one's own is and its weights do not tell: frozen parameters, buffers that are not saved, and
-    plain settings of modules that are not torch's. Empty where there is none of it."""
-    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
-    saved = model.state_dict().keys()
-    buffers = {name: b.detach().contiguous().cpu() for name, b in model.named_buffers() if name not in saved}
-    settings = [
-        (name, key, value)
-        for name, module in model.named_modules()
-        for key, value in sorted(vars(module).items())
-        if not _librarys(type(module)) and key[0] != "_" and key != "training"
-        if isinstance(value, (int, float, str, tuple, NoneType))
-    ]
-    return repr((frozen, settings)).encode() + save(buffers) if frozen or settings or buffers else b""
 
 
 def fit_all(recipes: Sequence[Recipe], root: str | Path | None = None, jobs: int | None = None) -> list[Run]:
