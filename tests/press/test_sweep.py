@@ -59,7 +59,7 @@ class TestTwoAtOnce:
         said = [line for line in err.splitlines() if line.startswith("failed: ")]  # a kernel may warn beside it
         assert len(said) == 1, err
         (bad,) = (job for job in mine.jobs if job.values == {"width": 0})
-        error = r"book/collapse.ipynb, cell \d+: ValueError: width must be above 0, not 0"
+        error = r"book/collapse.ipynb, cell \d+: ValueError: width must be above 0 and finite, not 0"
         assert re.fullmatch(f"failed: {bad.folder}: {error}", said[0]), err
         assert "width must be above 0" in (house / bad.folder / "error.txt").read_text()
         assert [job for job in mine.jobs if not job.done] == [bad]
