@@ -114,8 +114,7 @@ def lean(svg: str) -> str:
     that nothing in it refers to."""
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.S)
     svg = re.sub(r'(?<=\s)(d|x|y)="([^"]*)"', lambda m: f'{m[1]}="{" ".join(_FINE.sub(_rounded, m[2]).split())}"', svg)
-    named = set(re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', svg))
-    used = {name for pair in named for name in pair}
+    used = set(re.findall(r'(?:url\(|href=")#([^)"]+)', svg))
     svg = re.sub(r' id="([^"]*)"', lambda m: m[0] if m[1] in used else "", svg)
     return re.sub(r">\s+<", "><", svg)
 

@@ -21,11 +21,11 @@ ROUNDS, FINDS = 3, 0.02  # at most so many rounds; a next one where Square took 
 PROBED = 64  # images that a model is tried on before it is attacked
 
 
-def unit_logits(model: Model, x: Tensor | None = None) -> Model:
+def unit_logits(model: Model, seen: Tensor | None = None) -> Model:
     """The model with every sample's logits scaled to a range of 10: same decisions, no saturation.
 
     Of two classes that range is the margin itself, which a search must see fall: there one scale for all, by the mean
-    range over images ``x``, where they are given.
+    range of the logits ``seen`` (N, 2), where they are given.
     """
 
     def span(logits: Tensor) -> Tensor:
@@ -35,8 +35,7 @@ def unit_logits(model: Model, x: Tensor | None = None) -> Model:
         logits = check_finite("the model's answer to x", check_logits(model(point)))
         return 10 * logits / (usual or span(logits))  # a flat answer has no gradient, and no infinite one
 
-    answer = None if x is None else check_logits(model(x))
-    usual = None if answer is None or answer.shape[1] > 2 else float(span(answer).mean())
+    usual = float(span(seen).mean()) if seen is not None and seen.shape[1] == 2 else None
     return scaled
 
 
@@ -61,13 +60,12 @@ def robust_mask(
         if len(x) and masks(model, unit_logits(model), x[:PROBED], y[:PROBED]):
             answer = lambda x: check_logits(model(x)).clamp_min(1e-38).log()  # noqa: E731
         parts = zip(x.split(batch), y.split(batch))
-        found = [_survivors(unit_logits(answer, a), a, b, steps, targets, options) for a, b in parts]
-        return torch.cat(found)
+        return torch.cat([_survivors(answer, *part, steps, targets, options) for part in parts])
 
 
 def _survivors(model: Model, x: Tensor, y: Tensor, steps: int, targets: int, options: dict) -> Tensor:
-    logits = model(x)
-    standing = logits.argmax(1) == y
+    logits = check_finite("the model's answer to x", check_logits(model(x)))
+    model, standing = unit_logits(model, logits), logits.argmax(1) == y
     others = logits.scatter(1, y[:, None], -inf).topk(min(targets, logits.shape[1] - 1), dim=1).indices
 
     def strike(attack: Callable, *goal: Tensor) -> float:

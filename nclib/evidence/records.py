@@ -127,6 +127,8 @@ def read(file: Path) -> pd.DataFrame:
             raise ValueError(f"{file}: refused, the recipe given for key {key} has key {real}")
     if unknown := set(frame.recipe.dropna()) - set(named):
         raise ValueError(f"{file}: refused, no recipe given for key {sorted(unknown)[0]}")
+    if strange := set(frame.get("profile", ())) - {origin["name"]}:  # of an older library, whose rows say it too
+        raise ValueError(f"{file}: refused, rows of {sorted(strange)[0]!r} in a page named {origin['name']!r}")
     return frame.assign(profile=origin["name"], chapter=origin["chapter"])[COLUMNS]
 
 

@@ -10,7 +10,7 @@ from ..checks import check_attack, check_count, check_samples
 from ..compute import full_precision
 from ..data import pixels
 from ..models import in_mode
-from .history import COLUMNS, through
+from ..training.kept import COLUMNS, through
 
 VERSION = 1  # raised by hand when ``minimal_epsilon`` comes to give other values
 LOSSES = ("ce", "dlr")

@@ -1,20 +1,15 @@
 """Collapse through a training: the kept weights of a run, measured epoch by epoch. Trains nothing."""
 
-import json
-from collections.abc import Callable, Sequence
-from hashlib import sha256
-from io import StringIO
-from pathlib import Path
+from collections.abc import Sequence
 
 import pandas as pd
 
 from ..checks import check_attack
-from ..runtime import alone, log, progress, read_sealed, write_sealed
+from ..training.kept import COLUMNS, through
 from .layers import head_name, last_layer, outputs
 from .views import View, views
 
 VERSION = 1  # raised by hand when a measure comes to give other values: what was cached before is measured anew
-COLUMNS = ["epoch", "split", "view", "measure", "value"]
 
 
 def history(run, views: Sequence[str] | None = None, split: str | None = None, **attack) -> pd.DataFrame:
@@ -43,46 +38,6 @@ def history(run, views: Sequence[str] | None = None, split: str | None = None, *
     table = through(run, settings, _measured)
     seconds = [(epoch, "train", "clean", "seconds", run.origin["seconds"][str(epoch)]) for epoch in run.epochs]
     return pd.concat([table, pd.DataFrame(seconds, columns=COLUMNS)], ignore_index=True)
-
-
-def through(run, settings: dict, measure: Callable) -> pd.DataFrame:
-    """``measure(run, epoch, settings)`` at every kept epoch, in one table of ``COLUMNS``, kept beside the run under its
-    settings (all that decides a value, a version among them) and not measured twice."""
-    settings = settings | {"weights": run.origin["sha256"]["model.safetensors"]}
-    name = f"{sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]}.csv"
-    beside, here = run.path / "measures", run.root / run.path.name / "measures"
-    table = max((_kept(folder / name, settings) for folder in (beside, here)), key=len)
-    if left := [epoch for epoch in run.epochs if epoch not in set(table.epoch)]:
-        whole = run if all(map(run.has, left)) else run.whole()
-        if whole is not run:
-            return through(whole, settings, measure)
-        table = _measured_and_kept(run, settings, measure, here / name)
-    return table
-
-
-def _measured_and_kept(run, settings: dict, measure: Callable, file: Path) -> pd.DataFrame:
-    """Every kept epoch; what another process has done is not done again. A folder that can only be read keeps none."""
-    try:
-        with alone(file.with_suffix(".lock"), run.recipe.label):
-            return _completed(_kept(file, settings), run, settings, measure, file)
-    except PermissionError as error:
-        log(f"{error}; measures are not kept")
-        return _completed(_kept(file, settings), run, settings, measure, None)
-
-
-def _completed(table: pd.DataFrame, run, settings: dict, measure: Callable, file: Path | None) -> pd.DataFrame:
-    """A table with the epochs that it lacks, each put on disk, where there is a file for it, as soon as measured."""
-    left = [epoch for epoch in run.epochs if epoch not in set(table.epoch)]
-    for epoch in progress(left, f"{run.recipe.label}: measures", len(left)):
-        table = pd.concat([t for t in (table, measure(run, epoch, settings)) if len(t)], ignore_index=True)
-        if file:
-            write_sealed(file, settings, table.to_csv(index=False))
-    return table
-
-
-def _kept(file: Path, settings: dict) -> pd.DataFrame:
-    body = read_sealed(file, settings)
-    return pd.read_csv(StringIO(body)) if body else pd.DataFrame(columns=COLUMNS)
 
 
 def _measured(run, epoch: int, settings: dict) -> pd.DataFrame:

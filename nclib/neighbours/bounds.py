@@ -151,5 +151,6 @@ def _split(knots: Tensor, values: Tensor, signs: Tensor) -> tuple[Tensor, Tensor
     share = before[piece, entry] / (before[piece, entry] - after[piece, entry])
     finer = torch.cat([knots, torch.lerp(knots[piece], knots[piece + 1], share)]).unique()
     left = (torch.searchsorted(knots, finer, right=True) - 1).clamp(0, len(knots) - 2)
-    share = ((finer - knots[left]) / (knots[left + 1] - knots[left])).view(-1, *[1] * (values.ndim - 1))
+    share = ((finer - knots[left]) / (knots[left + 1] - knots[left])).nan_to_num(0.0)  # of no length: the point
+    share = share.view(-1, *[1] * (values.ndim - 1))
     return finer, torch.lerp(values[left], values[left + 1], share)

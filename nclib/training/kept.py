@@ -1,19 +1,23 @@
-"""Small networks of a chapter's own: trained once, kept under their name and settings, and shipped with the book.
+"""What is made once and kept under its settings: small networks of a chapter's own, and tables measured of a run.
 
-``runs/<key>-<name>/`` holds one: ``weights.safetensors`` and, written last, ``kept.json`` with its digest and origin.
-``results/*/networks/`` holds those that travel, read only.
+``runs/<key>-<name>/`` holds a network: ``weights.safetensors`` and, written last, ``kept.json`` with its digest and
+origin; a run's ``measures/`` its tables. ``results/*/networks/`` holds those that travel, read only.
 """
 
 import json
 import time
 from collections.abc import Callable
 from hashlib import sha256
+from io import StringIO
 from pathlib import Path
 
+import pandas as pd
+
 from ..evidence.provenance import environment
-from ..runtime import alone, changed, home, log, networks, note_use, write
+from ..runtime import alone, changed, home, log, networks, note_use, progress, read_sealed, write, write_sealed
 
 RECORD, WEIGHTS = "kept.json", "weights.safetensors"
+COLUMNS = ["epoch", "split", "view", "measure", "value"]
 
 
 class Kept(dict):
@@ -82,3 +86,43 @@ def _make(path: Path, name: str, settings: dict, make: Callable[[], dict]) -> No
     digests = {WEIGHTS: write(path / WEIGHTS, save(tensors))}
     record = {"name": name, "settings": settings, "seconds": seconds, **environment(), "sha256": digests}
     write(path / RECORD, json.dumps(record, indent=1))  # last: its presence says "complete"
+
+
+def through(run, settings: dict, measure: Callable) -> pd.DataFrame:
+    """``measure(run, epoch, settings)`` at every kept epoch, in one table of ``COLUMNS``, kept beside the run under its
+    settings (all that decides a value, a version among them) and not measured twice."""
+    settings = settings | {"weights": run.origin["sha256"]["model.safetensors"]}
+    name = f"{sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]}.csv"
+    beside, here = run.path / "measures", run.root / run.path.name / "measures"
+    table = max((_kept(folder / name, settings) for folder in (beside, here)), key=len)
+    if left := [epoch for epoch in run.epochs if epoch not in set(table.epoch)]:
+        whole = run if all(map(run.has, left)) else run.whole()
+        if whole is not run:
+            return through(whole, settings, measure)
+        table = _measured_and_kept(run, settings, measure, here / name)
+    return table
+
+
+def _measured_and_kept(run, settings: dict, measure: Callable, file: Path) -> pd.DataFrame:
+    """Every kept epoch; what another process has done is not done again. A folder that can only be read keeps none."""
+    try:
+        with alone(file.with_suffix(".lock"), run.recipe.label):
+            return _completed(_kept(file, settings), run, settings, measure, file)
+    except PermissionError as error:
+        log(f"{error}; measures are not kept")
+        return _completed(_kept(file, settings), run, settings, measure, None)
+
+
+def _completed(table: pd.DataFrame, run, settings: dict, measure: Callable, file: Path | None) -> pd.DataFrame:
+    """A table with the epochs that it lacks, each put on disk, where there is a file for it, as soon as measured."""
+    left = [epoch for epoch in run.epochs if epoch not in set(table.epoch)]
+    for epoch in progress(left, f"{run.recipe.label}: measures", len(left)):
+        table = pd.concat([t for t in (table, measure(run, epoch, settings)) if len(t)], ignore_index=True)
+        if file:
+            write_sealed(file, settings, table.to_csv(index=False))
+    return table
+
+
+def _kept(file: Path, settings: dict) -> pd.DataFrame:
+    body = read_sealed(file, settings)
+    return pd.read_csv(StringIO(body)) if body else pd.DataFrame(columns=COLUMNS)

@@ -32,7 +32,6 @@ from ..runtime import alone, home, log, networks, note_use, progress, spread, wr
 from . import checkpoint
 from .checkpoint import RECORD, Checkpoint, name_of
 from .epochs import network, reestimate_statistics, sgd, train_epoch
-from .own import content
 from .recipe import Recipe
 
 SAVE_EVERY = 10.0  # seconds between saves of the resume state
@@ -155,7 +154,7 @@ def fit(
         raise ValueError(f"fit needs a Recipe, not {type(recipe).__name__}")
     if not isinstance(model, (nn.Module, NoneType)):
         raise ValueError(f"a network of one's own is an nn.Module, not {type(model).__name__}")
-    given, own = {"data": data, "model": model}, content(data, model)
+    given, own = {"data": data, "model": model}, checkpoint.content(data, model)
     if data is None:
         data = load(recipe.dataset, per_class=recipe.per_class, test_per_class=recipe.test_per_class)
     else:

@@ -444,6 +444,9 @@ def test_a_file_says_its_rows_and_its_origin_says_whose_they_are(tmp_path):
     assert list(now) == records.COLUMNS and set(now.profile) == {"digits"} and set(now.chapter) == {"attacks"}
     pd.read_csv(file := tmp_path / "attacks.csv").assign(profile="digits", chapter="attacks").to_csv(file, index=False)
     pd.testing.assert_frame_equal(records.load(tmp_path), now)
+    pd.read_csv(file).assign(profile="smoke").to_csv(file, index=False)
+    with pytest.raises(ValueError, match="refused, rows of 'smoke' in a page named 'digits'"):
+        records.load(tmp_path)
 
 
 def test_a_row_that_measured_no_network_needs_no_recipe(tmp_path):

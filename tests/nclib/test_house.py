@@ -51,9 +51,9 @@ def test_rooms_are_small_and_the_science_is_thin():
     lines = {name: len(file.read_text().splitlines()) for file, name in FILES.items()}
     assert max(lines.values()) <= 300, max(lines, key=lines.get)
     apart = ("nclib.evidence", "nclib.figures", "nclib.runtime", "nclib.seeds", "nclib.neighbours")
-    apart += tuple(f"nclib.training.{room}" for room in ("store", "checkpoint", "kept", "own"))  # what it made
+    apart += ("nclib.training.store", "nclib.training.checkpoint", "nclib.training.kept")  # they keep what it made
     apart += ("nclib.data", "nclib.checks", "nclib.known", "nclib.readers", "nclib.nobody")  # and these are its door
-    assert sum(n for name, n in lines.items() if not name.startswith(apart)) < 2250
+    assert sum(n for name, n in lines.items() if not name.startswith(apart)) < 2200
 
 
 @pytest.mark.parametrize(

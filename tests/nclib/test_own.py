@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import nclib as nc
-from nclib.training import own
+from nclib.training import checkpoint
 from nclib.training.recipe import Recipe
 
 OWN = {k: v for k, v in TINY.items() if k not in ("per_class", "test_per_class")}
@@ -151,7 +151,7 @@ class Doubling(Scaling):
 
 
 def test_what_weights_do_not_tell_tells_networks_apart(pair):
-    data, content = (pair,), own.content
+    data, content = (pair,), checkpoint.content
     networks = [Scaling(), Scaling(by=0.01), Scaling(shift=0.5), Scaling(frozen=True), Doubling()]
     assert len({content(data, network) for network in networks}) == len(networks)
     assert content(data, Scaling()) == content(data, Scaling().eval())
@@ -163,7 +163,7 @@ def test_what_weights_do_not_tell_tells_networks_apart(pair):
 
 
 def test_other_statistics_are_other_data(pair):
-    data, content = nc.dataset(pair), own.content
+    data, content = nc.dataset(pair), checkpoint.content
     shifted = dataclasses.replace(data, statistics=((0.0,), (1.0,)))
     assert content(shifted, None) != content(data, None) == content((pair,), None)
 
