@@ -33,8 +33,8 @@ FINDINGS = (
     Finding("Does TRADES collapse?", "D4",
             "The paper reports that TRADES networks do not collapse as adversarially trained ones do. Theory gives "
             "both one minimiser, and NC1 at the last epoch compares trainings that have fitted differently.",
-            "With batch norm that works: as released it is another training. Equal fit is one number, read off a few "
-            "measured epochs; narrow networks and few images."),
+            "With batch norm that works: as released it is another training, judged apart (D4b). Equal fit is one "
+            "number, read off a few measured epochs; narrow networks and few images."),
     Finding("Is collapse on attacks learning by heart?", "D3a",
             "Adversarial training may go on collapsing on its attacked images while robust accuracy on new ones falls. "
             "If that is learning by heart, training images that move should halve the fall.",

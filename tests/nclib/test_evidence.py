@@ -228,7 +228,7 @@ def test_the_papers_thresholds_have_not_moved():
 
 OURS = {
     "D2": "≤ 0.5, ≥ 0.75, ≤ 1.25", "D3": "≤ 0.5, ≥ 0.02", "D5": "≥ 0.7, ≥ 0.8, ≥ 3, ≤ 1.5", "D7": "≤ 15, ≥ 2, ≥ 1.5",
-    "D4": "≥ 0.5, ≤ 1.5, ≤ 0", "D4a": "≤ 1e-08, ≤ 1, ≤ 0", "D8": "≥ 30, ≥ 0.6, ≤ 10",
+    "D4": "≥ 0.5, ≤ 1.5, ≤ 0", "D4b": "≥ 0.5, ≤ 1.5, ≤ 0", "D4a": "≤ 1e-08, ≤ 1, ≤ 0", "D8": "≥ 30, ≥ 0.6, ≤ 10",
     "D3a": "≤ 0", "D8a": "≥ -0.01, ≤ 0.01",
 }  # fmt: skip
 
@@ -290,23 +290,24 @@ def course(model, measure, values):
     return [row(model, measure, value, "untargeted", epoch=epoch) for epoch, value in enumerate(values, 1)]
 
 
+@pytest.mark.parametrize("claim, model", [("D4", "TRADES (fixed)"), ("D4b", "published, 4 × epochs")])
 @pytest.mark.parametrize(
     "accuracy, trades, expected",
     [((0.4, 0.8, 0.9), (200, 12, 3), 3 / 10 ** (1 / 3)), ((0.4, 0.995, 1.0), (200, 0.9, 0.1), None)],
 )
-def test_d4_compares_at_the_highest_accuracy_that_both_reach(accuracy, trades, expected):
+def test_d4_compares_at_the_highest_accuracy_that_both_reach(accuracy, trades, expected, claim, model):
     """Between measured epochs on a logarithmic scale; at 0.99 where both get there, though they go on."""
     adversarial = (0.5, 0.8, 0.95) if expected else (0.5, 0.99, 1.0)
     rows = course("adversarial", "accuracy", adversarial) + course("adversarial", "nc1", (100, 10, 1))
-    rows += course("TRADES (fixed)", "accuracy", accuracy) + course("TRADES (fixed)", "nc1", trades)
-    rows += course("adversarial", "angle", (30, 20, 10)) + course("TRADES (fixed)", "angle", (30, 19, 9))
-    found = judgement("D4", rows)
+    rows += course(model, "accuracy", accuracy) + course(model, "nc1", trades)
+    rows += course("adversarial", "angle", (30, 20, 10)) + course(model, "angle", (30, 19, 9))
+    found = judgement(claim, rows)
     share = (0.99 - 0.4) / 0.595
     expected = expected or 200 ** (1 - share) * 0.9**share / 10
     assert found.findings[0].mean == found.findings[1].mean == pytest.approx(expected)
     assert found.verdict == ("holds" if expected > 0.5 else "holds in part")
-    assert judgement("D4", rows[:-3]).verdict == "not run"
-    assert judgement("D4", course("adversarial", "accuracy", adversarial)).verdict == "not run"
+    assert judgement(claim, rows[:-3]).verdict == "not run"
+    assert judgement(claim, course("adversarial", "accuracy", adversarial)).verdict == "not run"
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """Questions that part one adds to the paper's: claims, and a sentence for each verdict.
 
 Thresholds were fixed before the runs of five seeds that judge them on digits. Before those of D3 and D7 came a look at
-one digits seed and at 400 images of CIFAR-10: illustration there, a test on anything larger.
+one digits seed and at 400 images of CIFAR-10: illustration there, a test on anything larger. D4b came last, with D4's
+thresholds, when its training had been measured.
 """
 
 from itertools import pairwise
@@ -56,35 +57,49 @@ def _apart(v: Lookup) -> float:
     return v("adversarial, simplex", "accuracy", **worst) - v(ADVERSARIAL, "accuracy", **worst)
 
 
-TRADES, FREE = "TRADES (fixed)", "free features"
+TRADES, LONGER, FREE = "TRADES (fixed)", "published, 4 × epochs", "free features"
 BY_BETA = "TRADES, β "  # and the weight of the divergence
-FITTED = 0.99  # accuracy on attacked training images; where both trainings stay below it, the highest that both reach
+FITTED = 0.99  # accuracy on attacked training images; where one of the two trainings stays below it, its highest
 
 
-def _at_equal_fit(v: Lookup, model: str, measure: str) -> float:
-    """A measure on attacked training data when a training first had the fit that TRADES and adversarial training share.
+def _at_equal_fit(v: Lookup, model: str, measure: str) -> tuple[float, float]:
+    """Of a training, then of adversarial training: a measure on attacked training data when first they had one fit.
 
-    Between measured epochs it is interpolated on a logarithmic scale, as NC1 falls by factors.
+    It is the best that both reach. Between measured epochs a measure is interpolated on a logarithmic scale, as NC1
+    falls by factors.
     """
 
     def course(name: str, of: str) -> list[float]:
         return [v(name, of, epoch=epoch, **ATTACKED) for epoch in v.epochs(name)]
 
-    fit = min(FITTED, *(max(course(name, "accuracy")) for name in (TRADES, ADVERSARIAL)))
-    fitted, values = course(model, "accuracy"), course(model, measure)
-    first = next(k for k, accuracy in enumerate(fitted) if accuracy >= fit)
-    if first == 0:
-        return values[0]
-    share = (fit - fitted[first - 1]) / (fitted[first] - fitted[first - 1])
-    return values[first - 1] ** (1 - share) * values[first] ** share
+    def then(name: str) -> float:
+        fitted, values = course(name, "accuracy"), course(name, measure)
+        first = next(k for k, accuracy in enumerate(fitted) if accuracy >= fit)
+        if first == 0:
+            return values[0]
+        share = (fit - fitted[first - 1]) / (fitted[first] - fitted[first - 1])
+        return values[first - 1] ** (1 - share) * values[first] ** share
+
+    fit = min(FITTED, *(max(course(name, "accuracy")) for name in (model, ADVERSARIAL)))
+    return then(model), then(ADVERSARIAL)
 
 
-def _nc1_at_fit(v: Lookup) -> float:
-    return _at_equal_fit(v, TRADES, "nc1") / _at_equal_fit(v, ADVERSARIAL, "nc1")
+def _as_far(model: str) -> tuple[Condition, ...]:
+    """At equal fit a training has collapsed as far as adversarial training, onto simplices no further apart."""
 
+    def nc1(v: Lookup) -> float:
+        its, adversarial = _at_equal_fit(v, model, "nc1")
+        return its / adversarial
 
-def _angle_at_fit(v: Lookup) -> float:
-    return _at_equal_fit(v, TRADES, "angle") - _at_equal_fit(v, ADVERSARIAL, "angle")
+    def angle(v: Lookup) -> float:
+        its, adversarial = _at_equal_fit(v, model, "angle")
+        return its - adversarial
+
+    return (
+        at_least("NC1 on attacked training data at equal fit, TRADES / adversarial", nc1, 0.5, log=True),
+        at_most("NC1 on attacked training data at equal fit, TRADES / adversarial", nc1, 1.5, log=True, way=3),
+        at_most("clean–attacked angle at equal fit in degrees, TRADES − adversarial", angle, 0, way=5),
+    )
 
 
 def _by_beta(v: Lookup) -> list[float]:
@@ -124,11 +139,9 @@ CLAIMS = (
                 lambda v: _fall(v, "adversarial, augmented") - _fall(v) / 2, 0, way=0.02),
     ), floor=_FALL, below="not applicable"),
     Claim("D4", "(ours) At equal fit TRADES has collapsed as far as adversarial training", "adversarial-training",
-          "fig-robust-fit", (
-        at_least("NC1 on attacked training data at equal fit, TRADES / adversarial", _nc1_at_fit, 0.5, log=True),
-        at_most("NC1 on attacked training data at equal fit, TRADES / adversarial", _nc1_at_fit, 1.5, log=True, way=3),
-        at_most("clean–attacked angle at equal fit in degrees, TRADES − adversarial", _angle_at_fit, 0, way=5),
-    )),
+          "fig-robust-fit", _as_far(TRADES)),
+    Claim("D4b", "(ours, with D4's thresholds, after the results) As published, given four times the epochs, too",
+          "adversarial-training", "fig-robust-fit", _as_far(LONGER)),
     Claim("D4a", "(ours, free features at β = 6 seen before) TRADES has the simplex as its minimiser, and β draws "
           "clean and attacked together",
           "adversarial-training", "fig-robust-beta", (
@@ -210,6 +223,15 @@ SAID = {
         "fails": "At equal fit TRADES has collapsed far less than adversarial training, or its simplices lie further "
         "apart.",
         "about": "TRADES has collapsed as far as adversarial training at equal fit",
+    },
+    "D4b": {
+        "holds": "As published, and given four times the epochs, TRADES has collapsed about as far as adversarial "
+        "training where it fits as well: it was behind, not elsewhere.",
+        "holds in part": "As published, and given four times the epochs, TRADES at equal fit has an NC1 below three "
+        "times that of adversarial training, and angles within five degrees, but one of the two is not as was set.",
+        "fails": "As published, and given four times the epochs, TRADES at equal fit has collapsed far less than "
+        "adversarial training, or its simplices lie further apart.",
+        "about": "TRADES as published collapses as far with more time",
     },
     "D4a": {
         "holds": "With free features TRADES ends on one simplex for both views, and a larger β brings the two of a "
