@@ -140,8 +140,6 @@ CLAIMS = (
     ), floor=_FALL, below="not applicable"),
     Claim("D4", "(ours) At equal fit TRADES has collapsed as far as adversarial training", "adversarial-training",
           "fig-robust-fit", _as_far(TRADES)),
-    Claim("D4b", "(ours, with D4's thresholds, after the results) As published, given four times the epochs, too",
-          "adversarial-training", "fig-robust-fit", _as_far(LONGER)),
     Claim("D4a", "(ours, free features at β = 6 seen before) TRADES has the simplex as its minimiser, and β draws "
           "clean and attacked together",
           "adversarial-training", "fig-robust-beta", (
@@ -150,6 +148,8 @@ CLAIMS = (
         Condition("largest rise of the angle from one β to the next, degrees", _rise, "≤", 0,
                   "smaller at the largest β than at the smallest", lambda v: _by_beta(v)[-1] < _by_beta(v)[0]),
     )),
+    Claim("D4b", "(ours, with D4's thresholds, after the results) So has TRADES as published, given four times the "
+          "epochs", "adversarial-training", "fig-robust-fit", _as_far(LONGER)),
     Claim("D5", "(ours) Robustness differs by slope, not by margin", "adversarial-training", "fig-robust-slope", (
         at_least("rank correlation of margin / slope with minimal ε, standard", of(STANDARD, "radius_rank"), 0.7),
         at_least("share of the slope in the variance of log radius, standard", of(STANDARD, "slope_share"), 0.8,
