@@ -149,7 +149,8 @@ def smoke(once, runs) -> tuple[Path, str]:
 
     def make(folder: Path) -> str:
         old = "error::DeprecationWarning:__main__,error::FutureWarning:__main__"  # a cell that calls what goes away
-        done = command(furnish(folder / "house", runs), "book", "--profile", "smoke", NCLIB_JOBS="1", PYTHONWARNINGS=old)
+        own = {"NCLIB_JOBS": "1", "PYTHONWARNINGS": old}
+        done = command(furnish(folder / "house", runs), "book", "--profile", "smoke", **own)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
