@@ -72,15 +72,17 @@ def _at_equal_fit(v: Lookup, model: str, measure: str) -> tuple[float, float]:
     def course(name: str, of: str) -> list[float]:
         return [v(name, of, epoch=epoch, **ATTACKED) for epoch in v.epochs(name)]
 
+    fitted = {name: course(name, "accuracy") for name in (model, ADVERSARIAL)}
+    fit = min(FITTED, *map(max, fitted.values()))
+
     def then(name: str) -> float:
-        fitted, values = course(name, "accuracy"), course(name, measure)
-        first = next(k for k, accuracy in enumerate(fitted) if accuracy >= fit)
+        accuracies, values = fitted[name], course(name, measure)
+        first = next(k for k, accuracy in enumerate(accuracies) if accuracy >= fit)
         if first == 0:
             return values[0]
-        share = (fit - fitted[first - 1]) / (fitted[first] - fitted[first - 1])
+        share = (fit - accuracies[first - 1]) / (accuracies[first] - accuracies[first - 1])
         return values[first - 1] ** (1 - share) * values[first] ** share
 
-    fit = min(FITTED, *(max(course(name, "accuracy")) for name in (model, ADVERSARIAL)))
     return then(model), then(ADVERSARIAL)
 
 
