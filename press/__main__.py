@@ -70,7 +70,7 @@ def _parser() -> ArgumentParser:
     for side in ("a", "b"):
         on["compare"].add_argument(side, help="an executed chapter, its folder, or a profile that was run")
     on["copies"].add_argument("kind", choices=copies.KINDS, help="chapters to run, without solutions, or to retype")
-    on["book"].add_argument("--jobs", type=int, help="chapters at a time (default: 2, on two cores or more)")
+    on["book"].add_argument("--jobs", type=int, help="chapters at a time (default: 3, on two cores or more)")
     one, many = on["run"].add_argument, on["sweep"].add_argument
     one("chapter", help="e.g. book/attacks.ipynb or attacks")
     one("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="override a parameter")

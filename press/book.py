@@ -25,7 +25,7 @@ def make(profile: str, jobs: int | None = None) -> Path:
     Of a profile for some chapters alone only these are executed: recorded, they stand in every site as twins.
     """
     began = time.time()
-    jobs = jobs or max(1, min(2, os.cpu_count() or 1))
+    jobs = jobs or min(3, (os.cpu_count() or 1) + 1)  # one more than two cores have: a long page is not left alone
     print(f"profile {profile}: {len(chapters(profile))} chapters, {jobs} at a time", flush=True)
     run_all(profile, jobs)
     export_figures(home() / "_build" / profile / "pages")

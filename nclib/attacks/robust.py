@@ -119,4 +119,4 @@ def robust_accuracy(
     """Share of samples that keep their label under the worst of several attacks (see ``robust_mask``)."""
     if not len(x):
         raise ValueError("no samples to attack")
-    return float(robust_mask(model, x, y, epsilon, norm, **options).float().mean())
+    return int(robust_mask(model, x, y, epsilon, norm, **options).sum()) / len(x)

@@ -40,7 +40,8 @@ SAID = {
         "their means onto one simplex.",
         "holds in part": "Training on attacks lowers NC1 of clean and attacked features and brings their means "
         "together, not as far as was set.",
-        "fails": "Training on attacks does not bring clean and attacked features onto one simplex here.",
+        "fails": "Training on attacks does not lower NC1 of clean and of attacked features here, or does not bring "
+        "their means closer together.",
         "about": "clean and attacked features move towards collapse, and onto one simplex",
     },
     "C6 published": {

@@ -29,22 +29,31 @@ def minimal_epsilon(model, x: Tensor, y: Tensor, norm: str = "linf", steps: int 
     check_attack(1.0, norm, steps=steps), check_count("halvings", halvings, 0)
     scaled, (x, y) = unit_logits(model), check_samples(model, x, y)
     with in_mode(model, "eval"), full_precision():
-        found = [_bisected(scaled, x, y, norm, steps, halvings, loss) for loss in LOSSES]
         with torch.no_grad():
-            right = scaled(x).argmax(1) == y
-    return torch.stack(found).amin(0) * right
+            least = _box(x, norm) * (scaled(x).argmax(1) == y)
+        for loss in LOSSES:
+            least = _bisected(scaled, x, y, least, norm, steps, halvings, loss)
+    return least
 
 
-def _bisected(model, x: Tensor, y: Tensor, norm: str, steps: int, halvings: int, loss: str) -> Tensor:
-    high = x.new_full((len(x),), 1.0 if norm == "linf" else x[0].numel() ** 0.5)
+def _box(x: Tensor, norm: str) -> Tensor:
+    return x.new_full((len(x),), 1.0 if norm == "linf" else x[0].numel() ** 0.5)
+
+
+def _bisected(model, x: Tensor, y: Tensor, least: Tensor, norm: str, steps: int, halvings: int, loss: str) -> Tensor:
+    """Budgets that fool the model by one loss, where they are smaller than ``least``: no image is attacked beyond."""
+    high = _box(x, norm)
     low = high / 10**DECADES
     for _ in range(halvings):
-        middle = (low * high).sqrt()
-        moved = pgd(model, x, y, middle, middle / 4, steps, norm, loss=loss, start=None)
+        on = (low < least).nonzero()[:, 0]
+        if not len(on):
+            break
+        middle = (low[on] * high[on]).sqrt()
+        moved = pgd(model, x[on], y[on], middle, middle / 4, steps, norm, loss=loss, start=None)
         with torch.no_grad():
-            fooled = model(moved).argmax(1) != y
-        low, high = torch.where(fooled, low, middle), torch.where(fooled, middle, high)
-    return high
+            fooled = model(moved).argmax(1) != y[on]
+        low[on], high[on] = torch.where(fooled, low[on], middle), torch.where(fooled, middle, high[on])
+    return torch.minimum(least, high)
 
 
 def boundary(run, norm: str = "linf", steps: int = 10, per_class: int = 5) -> pd.DataFrame:

@@ -84,3 +84,23 @@ def test_whatever_a_model_takes_and_answers_the_boundary_is_as_far(trained):
     assert torch.equal(nc.minimal_epsilon(lambda z: (trained(z), None), x, y, halvings=3), usual)
     double = copy.deepcopy(trained).double()
     torch.testing.assert_close(nc.minimal_epsilon(double, x, y, halvings=3).float(), usual, rtol=0.5, atol=0.01)
+
+
+def test_the_second_loss_is_asked_only_where_it_can_still_find_less(trained, monkeypatch):
+    """What each loss finds alone, the smaller counts; images that are wrong, or decided, are not attacked again."""
+    x, y = nc.load("digits", test_per_class=3).test
+    x, attacked = nc.pixels(x), []
+    alone = []
+    for loss in boundaries.LOSSES:
+        with monkeypatch.context() as patch:
+            patch.setattr(boundaries, "LOSSES", (loss,))
+            alone.append(nc.minimal_epsilon(trained, x, y))
+    pgd = boundaries.pgd
+    monkeypatch.setattr(
+        boundaries, "pgd", lambda model, x, *rest, **o: attacked.append(len(x)) or pgd(model, x, *rest, **o)
+    )
+    torch.testing.assert_close(nc.minimal_epsilon(trained, x, y), torch.stack(alone).amin(0))
+    wrong = int((trained(x).argmax(1) != y).sum())
+    assert attacked[:9] == [len(x) - wrong] * 9 and sum(attacked[9:]) < sum(attacked[:9])
+    attacked.clear()
+    assert (nc.minimal_epsilon(trained, x, (trained(x).argmax(1) + 1) % 10) == 0).all() and not attacked

@@ -248,7 +248,7 @@ SAID = {
         "holds": "Margin over slope predicts how far the boundary is, and it is the slope that differs, between images "
         "and between trainings.",
         "holds in part": "Margin over slope points the right way, but some share or size falls short.",
-        "fails": "Margin over slope does not explain how far the boundary is on this page.",
+        "fails": "That robustness differs by slope and not by margin is not so here, in one respect at least.",
         "about": "robustness differs by slope and not by margin",
     },
     "D7": {

@@ -229,7 +229,7 @@ SAID = {
     "K3": {
         "holds": "Features are the more robust, the larger their eigenvalues.",
         "holds in part": "Features of larger eigenvalues tend to be more robust, in an order less strict than was set.",
-        "fails": "Features of larger eigenvalues are not the more robust ones here.",
+        "fails": "Features of larger eigenvalues are not the more robust ones here, by one measure at least.",
         "about": "features of larger eigenvalues are more robust",
     },
     "K4": {
@@ -248,7 +248,7 @@ SAID = {
         "holds": "Standard and adversarial training both learn the leading eigenspaces of the first kernel first.",
         "holds in part": "The leading eigenspaces of the first kernel tend to be learned first, in a looser order than "
         "was set.",
-        "fails": "The leading eigenspaces of the first kernel are not learned first here.",
+        "fails": "In one training at least, the leading eigenspaces of the first kernel are not learned first.",
         "about": "leading eigenspaces are learned first",
     },
     "K6b": {

@@ -156,7 +156,7 @@ SAID: dict[str, dict[str, str]] = {
     "S6": {
         "holds": "The stronger the law is enforced, the less the features collapse, by the factor that was set.",
         "holds in part": "Where the law is enforced the features collapse less, by less than was set.",
-        "fails": "Enforcing the law does not keep the features from collapsing.",
+        "fails": "Enforcing the law does not keep the features from collapsing, by one measure at least.",
         "about": "the law works against collapse",
     },
     "S7": {
@@ -168,7 +168,7 @@ SAID: dict[str, dict[str, str]] = {
     "S8": {
         "holds": "Across networks, shallow and deep, the linearised radius ranks them as the attacks do.",
         "holds in part": "Across networks the linearised radius goes with robust accuracy, less closely than was set.",
-        "fails": "The linearised radius does not go with robust accuracy.",
+        "fails": "Across shallow or across deep networks, the linearised radius does not go with robust accuracy.",
         "about": "the linearised radius ranks networks as the attacks do",
     },
     "S9": {

@@ -213,7 +213,7 @@ SAID: dict[str, dict[str, str]] = {
         "holds": "Features that fool the network leap: they lie close to another vertex and far from their own.",
         "holds in part": "Features that fool the network leave their vertex, but do not come as close to another as "
         "was set.",
-        "fails": "Features that fool the network do not leap to other vertices.",
+        "fails": "Features that fool the network do not leap to other vertices, by one measure at least.",
         "about": "features that fool the network leap to other vertices",
     },
     "N8": {

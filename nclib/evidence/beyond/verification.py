@@ -166,7 +166,7 @@ SAID: dict[str, dict[str, str]] = {
     "A1": {
         "holds": "Relaxing saves time, as much as was set.",
         "holds in part": "Relaxing saves time, less than was set.",
-        "fails": "Relaxing does not save time here.",
+        "fails": "Relaxing does not save time in every network.",
         "about": "relaxing saves time",
     },
     "A3": {
