@@ -88,15 +88,16 @@ def propagate(
 
 @torch.no_grad()
 def collapse(
-    model: nn.Module, views: Sequence[View], layer: str | None = None, head: str | None = None, batch: int = 512
-) -> pd.DataFrame:
+    model: nn.Module, views: Sequence[View], layer: str | None = None, head: str | None = None, batch: int = 512,
+    keep: dict[str, Tensor] | None = None,
+) -> pd.DataFrame:  # fmt: skip
     """Every measure per view at the features that enter the linear classifier: ``propagate`` at one layer, in one walk.
 
     The classifier is found by itself, as the linear layer whose output the logits are, and its input is heard; or name
     it (``head``), or the ``layer`` whose output enters it. Adds ``loss`` (cross-entropy, nats), ``weight_equinorm``,
-    ``weight_equiangle`` and ``nc3`` of the classifier against each view's means; C is the rows of its weight. Keeps one
-    view's features (N, d) instead of walking twice. Errors as in ``propagate``, and ValueError where the classifier on
-    these features does not give the logits.
+    ``weight_equiangle`` and ``nc3`` of the classifier against each view's means; C is the rows of its weight. Holds one
+    view's features (N, d) instead of walking twice; ``keep``, a dict, is given those of all views, by name. Errors as
+    in ``propagate``, and ValueError where the classifier on these features does not give the logits.
     """
     _classes(views, None)
     model = plain(model)
@@ -104,8 +105,14 @@ def collapse(
     if head not in dict(model.named_modules()):
         raise ValueError(f"unknown head {head!r}; choose from {', '.join(n for n, _ in model.named_modules() if n)}")
     weight = model.get_submodule(head).weight
-    seen = ((view, *outputs(model, view, layer, batch, head)) for view in views)
-    return last_layer(weight, seen, layer or "features")
+
+    def look(view: View) -> tuple[View, Tensor, Tensor]:
+        h, logits = outputs(model, view, layer, batch, head)
+        if keep is not None:
+            keep[view.name] = h
+        return view, h, logits
+
+    return last_layer(weight, map(look, views), layer or "features")
 
 
 @torch.no_grad()

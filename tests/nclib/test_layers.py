@@ -139,8 +139,8 @@ def test_first_pass_gives_means_decisions_and_loss_of_a_view():
 
 
 def test_collapse_equals_propagate_at_the_features_with_the_classifier_beside():
-    model, made = network(), [view(), view("moved", seed=5)]
-    last = nc.collapse(model, made, batch=7)
+    model, made, kept = network(), [view(), view("moved", seed=5)], {}
+    last = nc.collapse(model, made, batch=7, keep=kept)
     deep = nc.propagate(model, made, layers=["features"])
     for v in made:
         expected = values(deep, view=v.name)
@@ -148,6 +148,7 @@ def test_collapse_equals_propagate_at_the_features_with_the_classifier_beside():
         head = nc.measure(h, v.labels, model.head.weight, model.head.bias)
         expected |= {name: head[name] for name in ("weight_equinorm", "weight_equiangle", "nc3")}
         expected["loss"] = float(nn.functional.cross_entropy(logits, v.labels))
+        assert torch.equal(kept[v.name], nc.features(model, v.images, batch=7))
         assert values(last, view=v.name) == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
