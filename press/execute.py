@@ -21,8 +21,8 @@ from . import TEMPLATES, BookError
 from .profiles import LEDGER, book_folder, parameters, source
 
 SVG, _FINE = "image/svg+xml", re.compile(r"-?\d+\.\d{3,}")
-# glibc keeps up to 1 GB of what a page has had, pieces of more than 64 MB aside: giving it back and fetching it again at
-# every operation costs attacks in float32 a tenth of their time.
+# glibc keeps up to 1 GB of what a page has had, pieces of more than 64 MB aside: giving it back and fetching it
+# again at every operation costs attacks in float32 a tenth of their time.
 MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=67108864:glibc.malloc.trim_threshold=1073741824"
 
 
