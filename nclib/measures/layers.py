@@ -105,14 +105,11 @@ def collapse(
     if head not in dict(model.named_modules()):
         raise ValueError(f"unknown head {head!r}; choose from {', '.join(n for n, _ in model.named_modules() if n)}")
     weight = model.get_submodule(head).weight
-
-    def look(view: View) -> tuple[View, Tensor, Tensor]:
-        h, logits = outputs(model, view, layer, batch, head)
-        if keep is not None:
-            keep[view.name] = h
-        return view, h, logits
-
-    return last_layer(weight, map(look, views), layer or "features")
+    seen = ((view, *outputs(model, view, layer, batch, head)) for view in views)
+    if keep is not None:
+        seen = list(seen)
+        keep.update({view.name: h for view, h, _ in seen})
+    return last_layer(weight, seen, layer or "features")
 
 
 @torch.no_grad()
