@@ -322,7 +322,7 @@ def test_robust_accuracy_is_the_worst_of_several_attacks(net):
             x_adv = nc.pgd(model, x, y, loss=loss, generator=seeded(), **options)
             assert stood.float().mean() <= accuracy(model, x_adv, y) + 0.005, loss
         assert nc.robust_accuracy(model, x, y, epsilon, norm, generator=seeded()) == int(stood.sum()) / len(stood)
-    assert nc.robust_accuracy(model, x, y, 0.0) == accuracy(model, x, y)
+    assert nc.robust_accuracy(model, x, y, 0.0) == nc.accuracy(model, x, y)
     with pytest.raises(ValueError, match="no samples"):
         nc.robust_accuracy(model, x[:0], y[:0])
 
