@@ -97,7 +97,7 @@ def collapse(
     it (``head``), or the ``layer`` whose output enters it. Adds ``loss`` (cross-entropy, nats), ``weight_equinorm``,
     ``weight_equiangle`` and ``nc3`` of the classifier against each view's means; C is the rows of its weight. Holds one
     view's features (N, d) instead of walking twice; ``keep``, a dict, is given those of all views by name, the last of
-    one name. Errors as in ``propagate``, and ValueError where the classifier on these features does not give the logits.
+    one name. Errors as in ``propagate``, and ValueError where the classifier on these features gives other logits.
     """
     _classes(views, None)
     model = plain(model)
